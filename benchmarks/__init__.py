@@ -1,0 +1,1 @@
+"""Latency and memory of every stage, measured on this machine."""

@@ -1,0 +1,150 @@
+"""llama.cpp's library, loaded quietly, and what it reads in a GGUF file's header without loading the model."""
+
+import ctypes
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from .errors import EngineError, EngineUnavailable
+
+_log_tail: list[str] = []
+_listeners: list[Callable[[str], None]] = []
+
+
+@dataclass(frozen=True)
+class GgufHeader:
+    """The facts of a GGUF file that other parts of a bundle must agree with."""
+
+    architecture: str
+    n_embd: int
+    n_vocab: int
+    tensor_types: dict[str, int]
+    """ggml type number of each tensor by name."""
+    has_chat_template: bool
+
+
+@cache
+def import_llama_cpp() -> Any:
+    """The `llama_cpp` module, its log kept instead of printed. Raises EngineUnavailable."""
+    try:
+        import llama_cpp
+    except ImportError:
+        raise EngineUnavailable(
+            "the llama.cpp engine is not installed: pip install 'skingpt-edge[cpu]'"
+        ) from None
+    llama_cpp.llama_log_set(_keep_log(llama_cpp), ctypes.c_void_p(0))
+    llama_cpp.llama_backend_init()
+    return llama_cpp
+
+
+@cache
+def _keep_log(lib: Any) -> Any:
+    @lib.llama_log_callback  # type: ignore[untyped-decorator]
+    def keep(level: int, text: bytes, _: object) -> None:
+        line = text.decode(errors="replace").strip()
+        for listener in _listeners:
+            listener(line)
+        if level in (3, 4):  # warnings and errors
+            _log_tail.append(line)
+            del _log_tail[:-5]
+
+    return keep
+
+
+def last_log() -> str:
+    """What llama.cpp said last, for an error message."""
+    return "; ".join(_log_tail[-2:]) or "it gave no reason"
+
+
+@contextmanager
+def log_listener(listener: Callable[[str], None]) -> Iterator[None]:
+    """Let `listener` hear each line llama.cpp logs; its quantiser tells its progress no other way."""
+    _listeners.append(listener)
+    try:
+        yield
+    finally:
+        _listeners.remove(listener)
+
+
+class _InitParams(ctypes.Structure):
+    _fields_ = (("no_alloc", ctypes.c_bool), ("ctx", ctypes.c_void_p))
+
+
+def read_gguf_header(path: Path) -> GgufHeader:
+    """Read the header with llama.cpp's own parser, which checks every length against the file.
+
+    Raises EngineError if it is no GGUF file of a Llama.
+    """
+    import_llama_cpp()
+    lib = ggml_library()
+    context = lib.gguf_init_from_file(str(path).encode(), _InitParams(True, None))
+    if not context:
+        raise EngineError(f"{path.name}: not a GGUF file that llama.cpp can read ({last_log()})")
+    try:
+        return _read(lib, context, path.name)
+    finally:
+        lib.gguf_free(context)
+
+
+def _read(lib: ctypes.CDLL, context: int, name: str) -> GgufHeader:
+    def key(wanted: str) -> int:
+        index: int = lib.gguf_find_key(context, wanted.encode())
+        if index < 0:
+            raise EngineError(f"{name}: the GGUF header has no {wanted}")
+        return index
+
+    def checked(wanted: str, kind: int) -> int:
+        index = key(wanted)
+        if lib.gguf_get_kv_type(context, index) != kind:
+            raise EngineError(f"{name}: {wanted} in the GGUF header has an unexpected type")
+        return index
+
+    uint32, string, array = 4, 8, 9  # enum gguf_type
+    architecture = lib.gguf_get_val_str(context, checked("general.architecture", string)).decode()
+    if architecture != "llama":
+        raise EngineError(f"{name}: architecture {architecture!r}, expected 'llama'")
+    tensors = range(lib.gguf_get_n_tensors(context))
+    return GgufHeader(
+        architecture=architecture,
+        n_embd=lib.gguf_get_val_u32(context, checked("llama.embedding_length", uint32)),
+        n_vocab=lib.gguf_get_arr_n(context, checked("tokenizer.ggml.tokens", array)),
+        tensor_types={
+            lib.gguf_get_tensor_name(context, i).decode(): lib.gguf_get_tensor_type(context, i)
+            for i in tensors
+        },
+        has_chat_template=lib.gguf_find_key(context, b"tokenizer.chat_template") >= 0,
+    )
+
+
+@cache
+def ggml_library() -> ctypes.CDLL:
+    """llama.cpp's ggml library, with the signatures of the functions used here and in export."""
+    import llama_cpp
+
+    names = ("libggml-base.so", "libggml-base.dylib", "ggml-base.dll")
+    paths = [Path(llama_cpp.__file__).parent / "lib" / name for name in names]
+    lib = ctypes.CDLL(str(next(path for path in paths if path.exists())))
+    pointer, index = ctypes.c_void_p, ctypes.c_int64
+    signatures = {
+        "gguf_init_from_file": ([ctypes.c_char_p, _InitParams], pointer),
+        "gguf_free": ([pointer], None),
+        "gguf_find_key": ([pointer, ctypes.c_char_p], index),
+        "gguf_get_kv_type": ([pointer, index], ctypes.c_int),
+        "gguf_get_val_u32": ([pointer, index], ctypes.c_uint32),
+        "gguf_get_val_str": ([pointer, index], ctypes.c_char_p),
+        "gguf_get_arr_n": ([pointer, index], ctypes.c_size_t),
+        "gguf_get_n_tensors": ([pointer], index),
+        "gguf_get_tensor_name": ([pointer, index], ctypes.c_char_p),
+        "gguf_get_tensor_type": ([pointer, index], ctypes.c_int),
+        "ggml_quantize_chunk": (
+            [ctypes.c_int, pointer, pointer, index, index, index, pointer],
+            ctypes.c_size_t,
+        ),
+    }
+    for name, (arguments, result) in signatures.items():
+        function = getattr(lib, name)
+        function.argtypes, function.restype = arguments, result
+    return lib

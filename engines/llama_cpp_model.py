@@ -1,0 +1,155 @@
+"""A Llama in a GGUF file, run by llama.cpp through llama-cpp-python's low-level functions.
+
+The high-level `Llama` class is not used: it cannot take embeddings in place of tokens.
+"""
+
+import ctypes
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .base import EngineInfo, Floats
+from .errors import EngineError, EngineUnavailable
+from .gguf_header import import_llama_cpp
+
+KV_TYPES = {"f32": "GGML_TYPE_F32", "f16": "GGML_TYPE_F16", "q8_0": "GGML_TYPE_Q8_0"}
+BATCH = 512  # tokens or embeddings evaluated by one call, at most
+
+
+class LlamaCppModel:
+    """A Llama run by llama.cpp with a KV cache shared by `sequences` sequences."""
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        context: int,
+        threads: int,
+        precision: str,
+        kv_type: str = "f16",
+        flash_attention: bool = True,
+        sequences: int = 2,
+        device: str = "cpu",
+    ) -> None:
+        self._lib = lib = import_llama_cpp()
+        if device != "cpu" and not lib.llama_supports_gpu_offload():
+            raise EngineUnavailable(f"device {device!r} was asked for, but this llama.cpp runs on the CPU only")
+        if kv_type not in KV_TYPES:
+            raise EngineError(f"KV type {kv_type!r} is unknown; known are {', '.join(KV_TYPES)}")
+        self._model = lib.llama_model_load_from_file(str(path).encode(), _model_params(lib, device))
+        if not self._model:
+            raise EngineError(f"{path.name}: llama.cpp cannot load it ({last_log()})")
+        params = lib.llama_context_default_params()
+        _set(
+            params,
+            n_ctx=context,
+            n_batch=BATCH,
+            n_ubatch=BATCH,
+            n_seq_max=sequences,
+            n_threads=threads,
+            n_threads_batch=threads,
+            type_k=getattr(lib, KV_TYPES[kv_type]),
+            type_v=getattr(lib, KV_TYPES[kv_type]),
+            flash_attn_type=(
+                lib.LLAMA_FLASH_ATTN_TYPE_ENABLED if flash_attention else lib.LLAMA_FLASH_ATTN_TYPE_DISABLED
+            ),
+            kv_unified=True,  # a forked prefix then shares its cells instead of being copied
+        )
+        self._context = lib.llama_init_from_model(self._model, params)
+        if not self._context:
+            lib.llama_model_free(self._model)
+            raise EngineError(f"{path.name}: llama.cpp cannot make a context of {context} ({last_log()})")
+        self._memory = lib.llama_get_memory(self._context)
+        self._vocab = lib.llama_model_get_vocab(self._model)
+        self.n_embd: int = lib.llama_model_n_embd(self._model)
+        self.n_vocab: int = lib.llama_vocab_n_tokens(self._vocab)
+        self.n_ctx = context
+        self.eos: int = lib.llama_vocab_eos(self._vocab)
+        self._token_batch = lib.llama_batch_init(BATCH, 0, 1)
+        self._embedding_batch = lib.llama_batch_init(BATCH, self.n_embd, 1)
+        version = f"llama-cpp-python {lib.__version__}"
+        self.info = EngineInfo("llama.cpp", version, device, precision, threads)
+
+    def tokenize(self, text: str, *, bos: bool) -> list[int]:
+        data = text.encode()
+        room = len(data) + 2  # a byte each, the dummy prefix, BOS
+        ids = (ctypes.c_int32 * room)()
+        count = self._lib.llama_tokenize(self._vocab, data, len(data), ids, room, bos, False)
+        if count < 0:
+            raise EngineError(f"llama.cpp cannot tokenise a text of {len(data)} bytes")
+        return list(ids[:count])
+
+    def piece(self, token: int) -> bytes:
+        size = 256
+        while True:
+            buffer = ctypes.create_string_buffer(size)
+            count = self._lib.llama_token_to_piece(self._vocab, token, buffer, size, 0, True)
+            if count >= 0:
+                return buffer.raw[:count]
+            size = -count
+
+    def evaluate_tokens(self, sequence: int, position: int, tokens: Sequence[int]) -> None:
+        for start in range(0, len(tokens), BATCH):
+            chunk = tokens[start : start + BATCH]
+            for i, token in enumerate(chunk):
+                self._token_batch.token[i] = token
+            self._decode(self._token_batch, len(chunk), sequence, position + start)
+
+    def evaluate_embeddings(self, sequence: int, position: int, embeddings: Floats) -> None:
+        if embeddings.ndim != 2 or embeddings.shape[1] != self.n_embd:
+            raise EngineError(f"embeddings have shape {embeddings.shape}, expected (n, {self.n_embd})")
+        for start in range(0, len(embeddings), BATCH):
+            chunk = np.ascontiguousarray(embeddings[start : start + BATCH], dtype=np.float32)
+            ctypes.memmove(self._embedding_batch.embd, chunk.ctypes.data, chunk.nbytes)
+            self._decode(self._embedding_batch, len(chunk), sequence, position + start)
+
+    def _decode(self, batch: Any, count: int, sequence: int, position: int) -> None:
+        batch.n_tokens = count
+        for i in range(count):
+            batch.pos[i] = position + i
+            batch.n_seq_id[i] = 1
+            batch.seq_id[i][0] = sequence
+            batch.logits[i] = i == count - 1
+        status = self._lib.llama_decode(self._context, batch)
+        if status != 0:
+            reason = "the KV cache is full" if status == 1 else last_log()
+            raise EngineError(f"llama.cpp could not evaluate {count} items at {position}: {reason}")
+
+    def logits(self) -> Floats:
+        pointer = self._lib.llama_get_logits_ith(self._context, -1)
+        return np.ctypeslib.as_array(pointer, shape=(self.n_vocab,)).copy()
+
+    def fork(self, source: int, target: int, length: int) -> None:
+        self._lib.llama_memory_seq_rm(self._memory, target, -1, -1)
+        self._lib.llama_memory_seq_cp(self._memory, source, target, 0, length)
+
+    def rewind(self, sequence: int, length: int) -> None:
+        if not self._lib.llama_memory_seq_rm(self._memory, sequence, length, -1):
+            raise EngineError(f"llama.cpp could not rewind sequence {sequence} to {length}")
+
+    def close(self) -> None:
+        if self._context:
+            self._lib.llama_batch_free(self._token_batch)
+            self._lib.llama_batch_free(self._embedding_batch)
+            self._lib.llama_free(self._context)
+            self._lib.llama_model_free(self._model)
+            self._context = self._model = None
+
+
+def _model_params(lib: Any, device: str) -> Any:
+    params = lib.llama_model_default_params()
+    # Mapped, the file's pages would stand beside the repacked weights: twice the memory at the same speed.
+    load_mode = lib.LLAMA_LOAD_MODE_NONE
+    _set(params, n_gpu_layers=0 if device == "cpu" else -1, load_mode=load_mode)
+    return params
+
+
+def _set(params: Any, **values: Any) -> None:
+    # A ctypes structure silently accepts a field that it does not have.
+    known = {field[0] for field in params._fields_}
+    for name, value in values.items():
+        if name not in known:
+            raise EngineError(f"this llama-cpp-python has no parameter {name!r}; version 0.3.36 is needed")
+        setattr(params, name, value)

@@ -1,0 +1,14 @@
+"""From the original's checkpoints to a bundle: graphs, GGUF, quantisation and the proof of parity.
+
+The only part of SkinGPT Edge that uses torch. It reads files and never the network.
+"""
+
+import os
+
+from .. import engines as engines  # switches ONNX Runtime's telemetry off before anything here imports it
+
+# Hugging Face's libraries would otherwise ask their hub about files that are all here.
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["TRANSFORMERS_OFFLINE"] = "1"
+os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
+os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")

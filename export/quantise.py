@@ -1,0 +1,158 @@
+"""The weights of a graph in smaller types.
+
+Every new weight is computed when it is written, from the memory-mapped original: the whole model is never held.
+That is why the int8 tier is not made by Optimum's or ONNX Runtime's whole-model quantiser, which needs 16 GB for
+the full-size encoder; it gives the same graph, and a test compares the two.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx_ir as ir
+
+from ..engines.errors import ExportError
+
+BLOCK = 128  # weights that share a scale in int8-block
+SMALL = 1024  # tensors below this many values stay float32
+
+FLOAT, FLOAT16, INT8, UINT8 = ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.INT8, ir.DataType.UINT8
+Array = npt.NDArray[Any]
+
+
+def store_float16(model: ir.Model) -> None:
+    """Store large weights as float16 and cast them up where they are used: half the size, float32 arithmetic.
+
+    The original stores its ViT's matrices as float16 too, so for these nothing is lost.
+    """
+    graph = model.graph
+    for name, value in list(graph.initializers.items()):
+        tensor = value.const_value
+        if tensor is None or tensor.dtype != FLOAT or tensor.size < SMALL:
+            continue
+        shape = tuple(tensor.shape.numpy())
+        half = add_weight(
+            graph, f"{name}.f16", FLOAT16, shape, lambda t=tensor, n=name: to_float16(t.numpy(), n)
+        )
+        cast = ir.node("Cast", [half], attributes={"to": FLOAT.value})
+        value.replace_all_uses_with(cast.outputs[0])
+        graph.insert_before(graph[0], cast)
+    drop_unused_weights(graph)
+
+
+def to_float16(values: Array, name: str) -> Array:
+    """Round to float16. Raises ExportError if a finite value would become infinite."""
+    with np.errstate(over="ignore"):
+        half = values.astype(np.float16)
+    if not np.isfinite(half).all():
+        raise ExportError(f"{name}: holds values beyond float16's range ({np.abs(values).max():.3g})")
+    return half
+
+
+def quantise_int8(model: ir.Model) -> None:
+    """Dynamic int8, as ONNX Runtime's `quantize_dynamic` does it per channel.
+
+    Weights are symmetric int8 with a scale per output channel; activations become uint8 as they come.
+    Attention's products of two activations stay float32. ONNX Runtime fuses the nodes into one per product.
+    """
+    graph = model.graph
+    quantised: dict[ir.Value, list[ir.Value]] = {}  # activations, by the value they are of
+    for node, source, weight in weight_products(graph):
+        if source not in quantised:
+            dynamic = ir.node("DynamicQuantizeLinear", [source], num_outputs=3)
+            graph.insert_before(node, dynamic)
+            quantised[source] = list(dynamic.outputs)
+        values, scale, zero = quantised[source]
+        name, shape = weight.name, tuple(weight.shape.numpy())
+        scales = add_weight(graph, f"{name}.scale", FLOAT, shape[1:], lambda w=weight: int8_channels(w.numpy())[1])
+        matrix = add_weight(graph, f"{name}.int8", INT8, shape, lambda w=weight: int8_channels(w.numpy())[0])
+        none = add_weight(graph, f"{name}.zero", INT8, shape[1:], lambda n=shape[1]: np.zeros(n, np.int8))
+        product = ir.node("MatMulInteger", [values, matrix, zero, none])
+        cast = ir.node("Cast", product.outputs, attributes={"to": FLOAT.value})
+        both = ir.node("Mul", [scale, scales])
+        result = ir.node("Mul", [cast.outputs[0], both.outputs[0]])
+        replace(graph, node, [product, cast, both, result])
+    drop_unused_weights(graph)
+
+
+def int8_channels(weight: Array) -> tuple[Array, Array]:
+    """Symmetric int8 of (k, n) and the scale (n,) of each column."""
+    scale = np.abs(weight).max(axis=0) / np.float32(127)
+    scale[scale == 0] = 1
+    return np.clip(np.rint(weight / scale), -127, 127).astype(np.int8), scale
+
+
+def quantise_int8_blocks(model: ir.Model) -> None:
+    """8-bit blocks with a scale each (ONNX Runtime's MatMulNBits): finer, for weights of wide ranges."""
+    graph = model.graph
+    for node, source, weight in weight_products(graph):
+        name, (k, n) = weight.name, weight.shape.numpy()
+        blocks = -(-k // BLOCK)
+        packed = add_weight(
+            graph, f"{name}.int8", UINT8, (n, blocks, BLOCK), lambda w=weight: int8_blocks(w.numpy())[0]
+        )
+        scales = add_weight(graph, f"{name}.scale", FLOAT, (n, blocks), lambda w=weight: int8_blocks(w.numpy())[1])
+        settings = {"K": int(k), "N": int(n), "bits": 8, "block_size": BLOCK, "accuracy_level": 4}
+        product = ir.node("MatMulNBits", [source, packed, scales], attributes=settings, domain="com.microsoft")
+        replace(graph, node, [product])
+    model.opset_imports["com.microsoft"] = 1
+    drop_unused_weights(graph)
+
+
+def int8_blocks(weight: Array) -> tuple[Array, Array]:
+    """Packed blocks (n, blocks, BLOCK) and their scales (n, blocks) of a weight (k, n), by ONNX Runtime."""
+    from onnxruntime.quantization.matmul_nbits_quantizer import (
+        DefaultWeightOnlyQuantConfig,
+        DefaultWeightOnlyQuantizer,
+    )
+
+    settings = DefaultWeightOnlyQuantConfig(block_size=BLOCK, is_symmetric=True, bits=8)
+    packed, scales, _ = DefaultWeightOnlyQuantizer(settings).qbits_block_quant(np.ascontiguousarray(weight))
+    return packed, scales
+
+
+PRECISIONS: dict[str, Callable[[ir.Model], None] | None] = {
+    "f32": None,
+    "f16": store_float16,
+    "int8": quantise_int8,
+    "int8-block": quantise_int8_blocks,
+}
+
+
+def weight_products(graph: ir.Graph) -> list[tuple[ir.Node, ir.Value, ir.TensorProtocol]]:
+    """MatMul nodes whose second operand is a weight (k, n), with their first operand and the weight."""
+    return [
+        (node, node.inputs[0], node.inputs[1].const_value)
+        for node in graph
+        if node.op_type == "MatMul" and node.inputs[1].const_value is not None
+    ]
+
+
+def replace(graph: ir.Graph, node: ir.Node, others: list[ir.Node]) -> None:
+    """Put `others` in a node's place; the last one's output is the node's."""
+    old, new = node.outputs[0], others[-1].outputs[0]
+    new.name, new.shape, new.type = old.name, old.shape, old.type
+    graph.insert_before(node, others)
+    old.replace_all_uses_with(new, replace_graph_outputs=True)
+    graph.remove(node, safe=True)
+
+
+def add_weight(
+    graph: ir.Graph, name: str, kind: ir.DataType, shape: tuple[int, ...], compute: Callable[[], Array]
+) -> ir.Value:
+    """A weight that is computed when it is written."""
+    lazy = ir.LazyTensor(
+        lambda: ir.Tensor(np.ascontiguousarray(compute()), name=name),
+        dtype=kind,
+        shape=ir.Shape(shape),
+        name=name,
+    )
+    value = ir.Value(name=name, shape=ir.Shape(shape), type=ir.TensorType(kind), const_value=lazy)
+    graph.initializers.add(value)
+    return value
+
+
+def drop_unused_weights(graph: ir.Graph) -> None:
+    for name in [name for name, value in graph.initializers.items() if not value.uses()]:
+        del graph.initializers[name]

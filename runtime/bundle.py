@@ -1,0 +1,164 @@
+"""A bundle on disk: its files are exactly the ones its manifest lists, whole and unchanged."""
+
+import hashlib
+import json
+import os
+import re
+import stat
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+
+from ..engines.base import TensorSpec
+from ..engines.errors import BundleError
+from ..engines.gguf_header import read_gguf_header
+from .manifest import MANIFEST, Manifest, read_manifest
+
+MAX_MANIFEST_BYTES = 1_000_000
+PLAIN_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}")
+
+Progress = Callable[[str, int, int], None]
+"""Called with a file's name, bytes done and bytes in all."""
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A bundle whose structure and sizes have been checked."""
+
+    path: Path
+    manifest: Manifest
+    id: str
+    """SHA-256 of `bundle.json`, which holds the SHA-256 of every other file."""
+
+    def file(self, name: str) -> Path:
+        return self.path / name
+
+
+def default_bundle() -> Path:
+    """The small bundle that comes with the package, for trying things out."""
+    return Path(str(files("skingpt_edge.runtime"))) / "demo" / "bundle"
+
+
+def open_bundle(path: Path, *, verify: bool = False, progress: Progress | None = None) -> Bundle:
+    """Check structure, sizes and the language model's header; hash all files once per machine and bundle.
+
+    `verify` hashes them in any case. Raises BundleError.
+    """
+    bundle = read_bundle(path)
+    if verify or not _was_verified(bundle):
+        check_hashes(bundle, progress)
+        _remember_verified(bundle)
+    check_language_model(bundle)
+    return bundle
+
+
+def read_bundle(path: Path) -> Bundle:
+    """Read the manifest and check that the listed files, and no others, are there at their sizes."""
+    if not path.is_dir():
+        raise BundleError(f"{path}: not a bundle: no such directory")
+    manifest_file = path / MANIFEST
+    if not manifest_file.is_file():
+        raise BundleError(f"{path}: not a bundle: it has no {MANIFEST}")
+    if manifest_file.is_symlink() or manifest_file.stat().st_size > MAX_MANIFEST_BYTES:
+        raise BundleError(f"{manifest_file}: a link, or larger than {MAX_MANIFEST_BYTES} bytes")
+    data = manifest_file.read_bytes()
+    try:
+        manifest = read_manifest(data.decode())
+    except UnicodeDecodeError:
+        raise BundleError(f"{MANIFEST}: not UTF-8") from None
+    _check_files(path, manifest)
+    return Bundle(path, manifest, hashlib.sha256(data).hexdigest())
+
+
+def _check_files(path: Path, manifest: Manifest) -> None:
+    for name, entry in manifest.files.items():
+        if not PLAIN_NAME.fullmatch(name) or name == MANIFEST:
+            raise BundleError(f"{MANIFEST}: {name!r} is not a plain file name")
+        try:
+            found = (path / name).lstat()
+        except FileNotFoundError:
+            raise BundleError(f"{name}: listed in {MANIFEST} but missing from {path}") from None
+        if not stat.S_ISREG(found.st_mode):
+            raise BundleError(f"{name}: a link or special file; a bundle holds plain files only")
+        if found.st_size != entry.size:
+            raise BundleError(f"{name}: {found.st_size} bytes, expected {entry.size}: copy the bundle again")
+    if extra := sorted({item.name for item in path.iterdir()} - {MANIFEST, *manifest.files}):
+        raise BundleError(f"{extra[0]}: in the bundle but not listed in {MANIFEST}")
+
+
+def check_hashes(bundle: Bundle, progress: Progress | None = None) -> None:
+    """Read every file and compare its SHA-256. Raises BundleError."""
+    for name, entry in bundle.manifest.files.items():
+        if hash_file(bundle.file(name), progress) != entry.sha256:
+            raise BundleError(f"{name}: its content has changed (SHA-256 differs): copy the bundle again")
+
+
+def hash_file(path: Path, progress: Progress | None = None) -> str:
+    """SHA-256 of a file in hexadecimal."""
+    digest, done, size = hashlib.sha256(), 0, path.stat().st_size
+    with path.open("rb") as file:
+        while block := file.read(1 << 22):
+            digest.update(block)
+            done += len(block)
+            if progress:
+                progress(path.name, done, size)
+    return digest.hexdigest()
+
+
+def check_language_model(bundle: Bundle) -> None:
+    """Compare the GGUF file's own header with the manifest. Raises BundleError."""
+    manifest = bundle.manifest
+    header = read_gguf_header(bundle.file(manifest.llm.file))
+    expected = (manifest.shapes.image_embeds[-1], manifest.shapes.vocabulary)
+    if (header.n_embd, header.n_vocab) != expected:
+        raise BundleError(
+            f"{manifest.llm.file}: width {header.n_embd} and {header.n_vocab} pieces, "
+            f"but {MANIFEST} says width {expected[0]} and {expected[1]} pieces"
+        )
+    if header.has_chat_template:
+        raise BundleError(f"{manifest.llm.file}: holds a chat template, which could be run as code")
+
+
+def check_graph(name: str, specs: tuple[TensorSpec, ...], expected: dict[str, tuple[int, ...]]) -> None:
+    """Compare a graph's inputs or outputs as its file declares them with the manifest's shapes.
+
+    `expected` leaves out the batch dimension. Raises BundleError.
+    """
+    found = {spec.name: spec.shape[1:] for spec in specs}
+    if found != expected:
+        raise BundleError(f"{name}: its tensors are {found}, but {MANIFEST} needs {expected}")
+
+
+def _verified_file(bundle: Bundle) -> Path:
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return cache / "skingpt-edge" / "verified" / f"{bundle.id}.json"
+
+
+def _fingerprint(bundle: Bundle) -> dict[str, list[int | str]]:
+    # Content that changes without changing any of these is not found again before `--verify`.
+    result: dict[str, list[int | str]] = {}
+    for name in sorted(bundle.manifest.files):
+        path = bundle.file(name).resolve()
+        found = path.stat()
+        result[name] = [str(path), found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns]
+    return result
+
+
+def _was_verified(bundle: Bundle) -> bool:
+    try:
+        return bool(json.loads(_verified_file(bundle).read_text()) == _fingerprint(bundle))
+    except (OSError, ValueError, RuntimeError):  # RuntimeError: there is no home directory
+        return False
+
+
+def _remember_verified(bundle: Bundle) -> None:
+    # Without a writable cache the hashes are computed at every start; that is slow, not wrong.
+    try:
+        target = _verified_file(bundle)
+        target.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        temporary = target.with_suffix(f".{os.getpid()}")
+        temporary.write_text(json.dumps(_fingerprint(bundle)))
+        temporary.replace(target)
+    except (OSError, RuntimeError):
+        pass

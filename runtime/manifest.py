@@ -1,0 +1,245 @@
+"""`bundle.json`, the only thing export and runtime agree on: its fields, read strictly.
+
+Format 1. An unknown format or field is refused, because a runtime that ignores what it does not know would
+compute something other than what was exported.
+"""
+
+import json
+import types
+from dataclasses import asdict, dataclass, fields, is_dataclass
+from typing import Any, get_args, get_origin, get_type_hints
+
+from ..engines.errors import BundleError
+
+FORMAT = 1
+MANIFEST = "bundle.json"
+
+
+@dataclass(frozen=True)
+class FileEntry:
+    size: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Source:
+    """A file that the bundle was made from."""
+
+    role: str
+    name: str
+    size: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Provenance:
+    exporter: str
+    created: str
+    sources: tuple[Source, ...]
+    tools: dict[str, str]
+
+
+@dataclass(frozen=True)
+class ImageSpec:
+    """Pixels are the picture resized to size × size, / 255, minus mean, / std, per RGB channel."""
+
+    size: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Shapes:
+    """What each stage gives for one picture, without the batch dimension."""
+
+    image_features: tuple[int, ...]
+    query_output: tuple[int, ...]
+    image_embeds: tuple[int, ...]
+    vocabulary: int
+
+
+@dataclass(frozen=True)
+class VisionPart:
+    encoder: str
+    qformer: str
+    precision: str
+
+
+@dataclass(frozen=True)
+class LanguagePart:
+    file: str
+    type: str
+    kv_type: str
+    flash_attention: bool
+    context: int
+    """Default size of the context in tokens; the image's embeddings count as tokens."""
+
+
+@dataclass(frozen=True)
+class Template:
+    """How a conversation becomes the prompt; see `prompt.py`."""
+
+    system: str
+    first: str
+    """The first turn, with `<ImageHere>` and `{question}`."""
+    next: str
+    """Each further turn, with `{question}`."""
+    answer: str
+    """What an answer adds to the prompt, with `{answer}`."""
+    stop: tuple[str, ...]
+    answer_after: str
+    """An answer is what follows the last of these words; empty: all of it."""
+
+
+@dataclass(frozen=True)
+class GenerationDefaults:
+    max_new_tokens: int
+    temperature: float
+    top_p: float
+
+
+@dataclass(frozen=True)
+class Question:
+    """One question of the protocol and the section of the report that its answer is."""
+
+    section: str
+    question: str
+
+
+@dataclass(frozen=True)
+class StageParity:
+    """The worst of all pictures, against the original in torch float32."""
+
+    max_abs: float
+    scale: float
+    """Largest absolute value of the original's output, to judge max_abs by."""
+    cosine: float
+
+
+@dataclass(frozen=True)
+class TokenParity:
+    """Greedy tokens against the original's."""
+
+    compared: int
+    free_running: int
+    """Tokens equal before the first difference, summed over the pictures."""
+    teacher_forced: float
+    """Fraction of positions where both choose the same token after the same text."""
+
+
+@dataclass(frozen=True)
+class Parity:
+    """How close the bundle computes the original's function; measured by the exporter."""
+
+    pictures: int
+    stages: dict[str, StageParity]
+    llm: TokenParity
+    """The language model alone, given the original's image embeddings."""
+    end_to_end: TokenParity
+    failures: tuple[str, ...]
+    """Limits that were not met; a bundle with any was accepted by hand with `--accept-parity`."""
+
+
+@dataclass(frozen=True)
+class Manifest:
+    format: int
+    name: str
+    notice: str
+    provenance: Provenance
+    files: dict[str, FileEntry]
+    image: ImageSpec
+    shapes: Shapes
+    vision: VisionPart
+    llm: LanguagePart
+    template: Template
+    generation: GenerationDefaults
+    questions: tuple[Question, ...]
+    parity: Parity | None
+    """None: a synthetic bundle, which has no original."""
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def read_manifest(text: str) -> Manifest:
+    """Parse and validate `bundle.json`. Raises BundleError naming the field."""
+    try:
+        data = json.loads(text, object_pairs_hook=_unique, parse_constant=_no_constant)
+    except (ValueError, RecursionError) as error:
+        raise BundleError(f"{MANIFEST}: not valid JSON: {error}") from None
+    if not isinstance(data, dict):
+        raise BundleError(f"{MANIFEST}: expected an object")
+    found = data.get("format")
+    if found != FORMAT:
+        raise BundleError(f"{MANIFEST}: this is format {found!r}, this runtime reads format {FORMAT}")
+    manifest: Manifest = _parse(Manifest, data, MANIFEST)
+    _check(manifest)
+    return manifest
+
+
+def _check(manifest: Manifest) -> None:
+    vision, llm, shapes = manifest.vision, manifest.llm, manifest.shapes
+    for name in (vision.encoder, vision.qformer, llm.file):
+        if name not in manifest.files:
+            raise BundleError(f"{MANIFEST}: {name!r} is used but not listed in files")
+    if len(manifest.image.mean) != 3 or len(manifest.image.std) != 3 or 0 in manifest.image.std:
+        raise BundleError(f"{MANIFEST}: image.mean and image.std need three numbers, std without zero")
+    numbers = (manifest.image.size, llm.context, manifest.generation.max_new_tokens, shapes.vocabulary)
+    if min(numbers) < 1 or any(len(shape) != 2 or min(shape) < 1 for shape in _arrays(shapes)):
+        raise BundleError(f"{MANIFEST}: sizes and shapes must be positive")
+    template = manifest.template
+    if template.first.count("<ImageHere>") != 1 or template.first.count("{question}") != 1:
+        raise BundleError(f"{MANIFEST}: template.first needs <ImageHere> and {{question}} once each")
+    if template.first.index("<ImageHere>") > template.first.index("{question}"):
+        raise BundleError(f"{MANIFEST}: template.first needs <ImageHere> before {{question}}")
+    if template.next.count("{question}") != 1 or template.answer.count("{answer}") != 1:
+        raise BundleError(f"{MANIFEST}: template.next needs {{question}}, template.answer {{answer}}, once")
+    if "" in template.stop:
+        raise BundleError(f"{MANIFEST}: an empty stop string would stop every answer")
+
+
+def _arrays(shapes: Shapes) -> tuple[tuple[int, ...], ...]:
+    return shapes.image_features, shapes.query_output, shapes.image_embeds
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    result = dict(pairs)
+    if len(result) != len(pairs):
+        raise ValueError("a key stands twice in one object")
+    return result
+
+
+def _no_constant(name: str) -> None:
+    raise ValueError(f"{name} is not a number")
+
+
+def _parse(kind: Any, value: Any, where: str) -> Any:
+    """Turn parsed JSON into `kind`: a dataclass, tuple, dict, optional or plain type."""
+    if is_dataclass(kind):
+        return _parse_dataclass(kind, value, where)
+    origin, arguments = get_origin(kind), get_args(kind)
+    if origin is types.UnionType:
+        return None if value is None else _parse(arguments[0], value, where)
+    if origin is tuple and isinstance(value, list):
+        return tuple(_parse(arguments[0], item, f"{where}[{i}]") for i, item in enumerate(value))
+    if origin is dict and isinstance(value, dict):
+        return {key: _parse(arguments[1], item, f"{where}.{key}") for key, item in value.items()}
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if type(value) is not kind:
+        raise BundleError(f"{where}: {value!r} is not of the expected type {getattr(kind, '__name__', kind)}")
+    return value
+
+
+def _parse_dataclass(kind: Any, value: Any, where: str) -> Any:
+    if not isinstance(value, dict):
+        raise BundleError(f"{where}: expected an object, got {value!r}")
+    names = {field.name for field in fields(kind)}
+    if unknown := sorted(value.keys() - names):
+        raise BundleError(
+            f"{where}: unknown field {unknown[0]!r}: written for a newer runtime than this one (format {FORMAT})?"
+        )
+    if missing := sorted(names - value.keys()):
+        raise BundleError(f"{where}: field {missing[0]!r} is missing")
+    hints = get_type_hints(kind)
+    return kind(**{name: _parse(hints[name], item, f"{where}.{name}") for name, item in value.items()})

@@ -1,0 +1,90 @@
+"""The finished result: a picture's report, and its JSON form.
+
+The JSON form is documented in `report.schema.json`; SCHEMA names its version.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+from ..engines.base import EngineInfo
+from .conversation import Answer
+from .sampling import GenerationConfig
+from .vision import ImageEmbedding
+
+SCHEMA = "skingpt-report/1"
+
+
+@dataclass(frozen=True)
+class Section:
+    """One answer of the protocol under its heading."""
+
+    title: str
+    answer: Answer
+
+
+@dataclass(frozen=True)
+class Report:
+    """What was found for one picture, how long it took and what computed it."""
+
+    image: ImageEmbedding
+    sections: tuple[Section, ...]
+    config: GenerationConfig
+    engines: dict[str, EngineInfo]
+    bundle_name: str
+    bundle_id: str
+    notice: str
+    load_seconds: float
+
+    @property
+    def text(self) -> str:
+        return "\n\n".join(f"{section.title}\n{section.answer.text}" for section in self.sections)
+
+    @property
+    def seconds(self) -> dict[str, float]:
+        """Seconds by stage, over all turns; `total` leaves out loading the bundle."""
+        answers = [section.answer for section in self.sections]
+        stages = dict(self.image.seconds)
+        for kind in ("system", "image", "text"):
+            stages[f"prefill_{kind}"] = sum(answer.prefill.seconds[kind] for answer in answers)
+        stages["decode"] = sum(answer.decode_seconds for answer in answers)
+        stages["total"] = sum(stages.values())
+        stages["load"] = self.load_seconds
+        return stages
+
+    def to_json(self) -> dict[str, Any]:
+        """The report as `report.schema.json` describes it."""
+        return {
+            "schema": SCHEMA,
+            "image": {"name": self.image.name, "sha256": self.image.sha256},
+            "turns": [_turn(section) for section in self.sections],
+            "timings_ms": {stage: round(value * 1000, 3) for stage, value in self.seconds.items()},
+            "engines": {stage: info.to_json() for stage, info in self.engines.items()},
+            "generation": {
+                "max_new_tokens": self.config.max_new_tokens,
+                "temperature": self.config.temperature,
+                "top_p": self.config.top_p,
+            },
+            "seed": self.config.seed,
+            "bundle": {"name": self.bundle_name, "id": self.bundle_id},
+            "notice": self.notice,
+        }
+
+
+def _turn(section: Section) -> dict[str, Any]:
+    answer = section.answer
+    return {
+        "section": section.title,
+        "question": answer.question,
+        "text": answer.text,
+        "token_ids": list(answer.token_ids),
+        "finish_reason": answer.finish_reason,
+        "prompt": answer.prompt,
+        "prompt_tokens": {"evaluated": answer.prefill.evaluated, "reused": answer.prefill.reused},
+        "dropped_turns": answer.dropped_turns,
+        "first_token_ms": round(answer.first_token_seconds * 1000, 3),
+    }
+
+
+def error_json(name: str, message: str) -> dict[str, Any]:
+    """What stands in a report's place for a picture that could not be used."""
+    return {"schema": SCHEMA, "image": {"name": name}, "error": message}

@@ -1,0 +1,57 @@
+"""Every stage of one run as arrays and tokens, for people who compare engines."""
+
+import json
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..engines.errors import InputError
+from .conversation import Answer
+from .sampling import GenerationConfig
+from .skingpt import SkinGPT
+from .vision import ImageEmbedding
+
+SCHEMA = "skingpt-trace/1"
+
+
+def write_trace(
+    model: SkinGPT, data: bytes, name: str, questions: list[str], config: GenerationConfig, target: Path
+) -> None:
+    """Ask the questions in one conversation and write `trace.npz` and `trace.json` into `target`.
+
+    `trace.npz` holds pixels (1, 3, size, size), image_features, query_output, image_embeds (1, n, width) and
+    first_logits (vocabulary,), all float32. Raises what the stages raise, InputError if it cannot be written.
+    """
+    stages, seconds = model.vision.stages(data, name)
+    image = ImageEmbedding(stages.image_embeds[0], sha256(data).hexdigest(), name, seconds)
+    first_logits = model.first_logits(image, questions[0])
+    conversation = model.conversation(image)
+    for question in questions:
+        conversation.ask(question, config)
+    document = {
+        "schema": SCHEMA,
+        "image": {"name": name, "sha256": image.sha256},
+        "bundle": {"name": model.bundle.manifest.name, "id": model.bundle.id},
+        "engines": {stage: info.to_json() for stage, info in model.engines.items()},
+        "turns": [_turn(answer) for answer in conversation.answers],
+    }
+    try:
+        target.mkdir(parents=True, exist_ok=True)
+        np.savez_compressed(target / "trace.npz", first_logits=first_logits, **vars(stages))
+        (target / "trace.json").write_text(json.dumps(document, indent=1, ensure_ascii=False) + "\n")
+    except OSError as error:
+        raise InputError(f"{target}: the trace cannot be written: {error.strerror}") from None
+
+
+def _turn(answer: Answer) -> dict[str, Any]:
+    return {
+        "question": answer.question,
+        "prompt": answer.prompt,
+        "segment_token_ids": [list(ids) for ids in answer.segment_token_ids],
+        "token_ids": list(answer.token_ids),
+        "text": answer.text,
+        "finish_reason": answer.finish_reason,
+        "prompt_tokens": {"evaluated": answer.prefill.evaluated, "reused": answer.prefill.reused},
+    }

@@ -1,0 +1,95 @@
+"""From pixels to the embeddings that stand for the picture in the prompt."""
+
+import time
+from dataclasses import dataclass, field
+from hashlib import sha256
+
+import numpy as np
+
+from ..engines.base import EngineInfo, Floats, GraphEngine
+from ..engines.errors import NumericalError
+from .bundle import Bundle, check_graph
+from .image import decode_image, preprocess
+
+
+@dataclass(frozen=True)
+class ImageEmbedding:
+    """A picture as the language model sees it: encode once, ask many times."""
+
+    embeds: Floats
+    """(queries, n_embd), read-only."""
+    sha256: str
+    """Of the file's bytes."""
+    name: str
+    seconds: dict[str, float] = field(default_factory=dict)
+    """What each stage took: decode, preprocess, vision_encoder, qformer."""
+
+
+@dataclass(frozen=True)
+class VisionStages:
+    """Every stage of one picture."""
+
+    pixels: Floats
+    """(1, 3, size, size)"""
+    image_features: Floats
+    """(1, patches + 1, width), after ln_vision"""
+    query_output: Floats
+    """(1, queries, Q-Former width)"""
+    image_embeds: Floats
+    """(1, queries, n_embd)"""
+
+
+class VisionModel:
+    """Vision encoder and Q-Former of a bundle."""
+
+    def __init__(self, bundle: Bundle, encoder: GraphEngine, qformer: GraphEngine) -> None:
+        """Raises BundleError if the graphs' own shapes are not the manifest's."""
+        manifest, shapes = bundle.manifest, bundle.manifest.shapes
+        features = {"image_features": shapes.image_features}
+        size = manifest.image.size
+        check_graph(manifest.vision.encoder, encoder.inputs, {"pixels": (3, size, size)})
+        check_graph(manifest.vision.encoder, encoder.outputs, features)
+        check_graph(manifest.vision.qformer, qformer.inputs, features)
+        check_graph(
+            manifest.vision.qformer,
+            qformer.outputs,
+            {"query_output": shapes.query_output, "image_embeds": shapes.image_embeds},
+        )
+        self._spec = manifest.image
+        self._encoder = encoder
+        self._qformer = qformer
+
+    @property
+    def info(self) -> dict[str, EngineInfo]:
+        return {"vision_encoder": self._encoder.info, "qformer": self._qformer.info}
+
+    def stages(self, data: bytes, name: str) -> tuple[VisionStages, dict[str, float]]:
+        """All stages of an encoded picture, and the seconds each took.
+
+        Raises ImageError, EngineError, or NumericalError if a stage gives NaN or infinity.
+        """
+        marks = [time.perf_counter()]
+        image = decode_image(data, name)
+        marks.append(time.perf_counter())
+        pixels = preprocess(image, self._spec)
+        marks.append(time.perf_counter())
+        features = self._encoder.run({"pixels": pixels})["image_features"]
+        marks.append(time.perf_counter())
+        outputs = self._qformer.run({"image_features": features})
+        marks.append(time.perf_counter())
+        stages = VisionStages(pixels, features, outputs["query_output"], outputs["image_embeds"])
+        if not np.isfinite(stages.image_embeds).all():
+            raise NumericalError(f"{name}: the image embeddings hold NaN or infinity: the bundle is damaged")
+        names = ("decode", "preprocess", "vision_encoder", "qformer")
+        return stages, {n: b - a for n, a, b in zip(names, marks, marks[1:], strict=False)}
+
+    def embed(self, data: bytes, name: str) -> ImageEmbedding:
+        """Encode a picture. Raises as `stages` does."""
+        stages, seconds = self.stages(data, name)
+        embeds = stages.image_embeds[0]
+        embeds.flags.writeable = False
+        return ImageEmbedding(embeds, sha256(data).hexdigest(), name, seconds)
+
+    def close(self) -> None:
+        self._encoder.close()
+        self._qformer.close()
