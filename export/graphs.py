@@ -6,7 +6,7 @@ three times); the weights stay memory-mapped until they are written, one by one.
 
 import logging
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -14,6 +14,7 @@ import onnx_ir as ir
 import torch
 from torch import Tensor, nn
 
+from .progress import bar, step
 from .quantise import PRECISIONS, add_weight, drop_unused_weights
 from .vision_model import IMAGE_SIZE, VisionConfig, VisionModel
 
@@ -39,11 +40,11 @@ class QFormerGraph(nn.Module):
 
 
 def export_graphs(
-    model: VisionModel, config: VisionConfig, precision: str, folder: Path, step: Callable[[str], None]
+    model: VisionModel, config: VisionConfig, precision: str, folder: Path
 ) -> None:
-    """Write `vision_encoder.onnx` and `qformer.onnx`, each with a `.data` file of weights, into `folder`.
+    """Write `vision_encoder.onnx` and `qformer.onnx` in `folder`, each with a `.data` file of weights.
 
-    `step` hears what is being done. Raises ExportError if a weight does not fit the precision.
+    Raises ExportError if a weight does not fit the precision.
     """
     pixels = torch.zeros(2, 3, IMAGE_SIZE, IMAGE_SIZE)
     features = torch.zeros(2, config.patches + 1, config.width)
@@ -56,7 +57,6 @@ def export_graphs(
         graph = trace(module.eval(), example, inputs, outputs)
         if change := PRECISIONS[precision]:
             change(graph)
-        step(f"{name}: writing the weights as {precision}")
         save(graph, folder / f"{name}.onnx")
 
 
@@ -116,4 +116,11 @@ def fold_weight_transposes(model: ir.Model) -> None:
 
 def save(model: ir.Model, path: Path) -> None:
     """Write a graph and, beside it, its weights in one `.data` file; shapes and other small ones stay inside."""
-    ir.save(model, path, external_data=f"{path.name}.data", size_threshold_bytes=256)
+    with bar(f"writing {path.name}", unit=" tensors") as move:
+        ir.save(
+            model,
+            path,
+            external_data=f"{path.name}.data",
+            size_threshold_bytes=256,
+            callback=lambda _, info: move(info.index + 1, info.total),
+        )

@@ -118,7 +118,9 @@ class Conversation:
         """Logits (n_vocab,) from which the next answer's first token is chosen."""
         _, segments, _ = self._fit(question.strip(), 1)
         self._cache.prefill(segments[0], self.image, segments[1])
-        return self._model.logits()
+        logits = self._model.logits()
+        self._cache.forget_conversation()
+        return logits
 
     def _bytes(self, tokens: list[int]) -> bytes:
         """What the token generated last adds to the text."""

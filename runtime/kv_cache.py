@@ -57,6 +57,10 @@ class KvCache:
         held.append(token)
         return self._model.logits()
 
+    def forget_conversation(self) -> None:
+        """Drop the conversation; the text before the image stays."""
+        self._rewind(WORK, 0)
+
     def _hold_system(self, tokens: Sequence[int], result: Prefill) -> None:
         held = self._held[SYSTEM]
         if held == list(tokens):

@@ -187,15 +187,27 @@ def _check(manifest: Manifest) -> None:
     numbers = (manifest.image.size, llm.context, manifest.generation.max_new_tokens, shapes.vocabulary)
     if min(numbers) < 1 or any(len(shape) != 2 or min(shape) < 1 for shape in _arrays(shapes)):
         raise BundleError(f"{MANIFEST}: sizes and shapes must be positive")
-    template = manifest.template
+    check_template(manifest.template, f"{MANIFEST}: template")
+
+
+def parse_template(data: Any, where: str) -> Template:
+    """A template from parsed JSON. Raises BundleError naming the field."""
+    template: Template = _parse(Template, data, where)
+    return template
+
+
+def check_template(template: Template, where: str) -> None:
+    """Raises BundleError if a placeholder is missing, double or in the wrong order."""
     if template.first.count("<ImageHere>") != 1 or template.first.count("{question}") != 1:
-        raise BundleError(f"{MANIFEST}: template.first needs <ImageHere> and {{question}} once each")
+        raise BundleError(f"{where}: `first` needs <ImageHere> and {{question}} once each")
     if template.first.index("<ImageHere>") > template.first.index("{question}"):
-        raise BundleError(f"{MANIFEST}: template.first needs <ImageHere> before {{question}}")
+        raise BundleError(f"{where}: `first` needs <ImageHere> before {{question}}")
+    if "<ImageHere>" in template.system:
+        raise BundleError(f"{where}: `system` must not hold <ImageHere>")
     if template.next.count("{question}") != 1 or template.answer.count("{answer}") != 1:
-        raise BundleError(f"{MANIFEST}: template.next needs {{question}}, template.answer {{answer}}, once")
+        raise BundleError(f"{where}: `next` needs {{question}} and `answer` {{answer}}, once")
     if "" in template.stop:
-        raise BundleError(f"{MANIFEST}: an empty stop string would stop every answer")
+        raise BundleError(f"{where}: an empty stop string would stop every answer")
 
 
 def _arrays(shapes: Shapes) -> tuple[tuple[int, ...], ...]:

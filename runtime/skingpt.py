@@ -28,12 +28,10 @@ class SkinGPT:
     One answer is generated at a time; use it from one thread.
     """
 
-    def __init__(
-        self, bundle: Bundle, vision: VisionModel, model: LanguageModel, load_seconds: float = 0.0
-    ) -> None:
+    def __init__(self, bundle: Bundle, vision: VisionModel, model: LanguageModel) -> None:
         self.bundle = bundle
         self.vision = vision
-        self.load_seconds = load_seconds
+        self.load_seconds = 0.0
         self._model = model
         self._cache = KvCache(model)
 
@@ -56,12 +54,26 @@ class SkinGPT:
         Raises BundleError, EngineError, InputError for options out of range.
         """
         begun = time.perf_counter()
+        bundle = open_bundle(Path(path) if path else default_bundle(), verify=verify, progress=progress)
+        model = cls.from_bundle(bundle, device=device, threads=threads, context=context)
+        model.load_seconds = time.perf_counter() - begun
+        return model
+
+    @classmethod
+    def from_bundle(
+        cls,
+        bundle: Bundle,
+        *,
+        device: str = "cpu",
+        threads: int | None = None,
+        context: int | None = None,
+    ) -> Self:
+        """Load a bundle that has been checked already; see `open`."""
         threads = default_threads() if threads is None else threads
         if not 1 <= threads <= 1024:
             raise InputError(f"threads is {threads}, expected 1 to 1024")
         if context is not None and not MIN_CONTEXT <= context <= MAX_CONTEXT:
             raise InputError(f"context is {context}, expected {MIN_CONTEXT} to {MAX_CONTEXT}")
-        bundle = open_bundle(Path(path) if path else default_bundle(), verify=verify, progress=progress)
         part = bundle.manifest.llm
         vision = open_vision(bundle, device=device, threads=threads)
         model = LlamaCppModel(
@@ -73,7 +85,7 @@ class SkinGPT:
             flash_attention=part.flash_attention,
             device=device,
         )
-        return cls(bundle, vision, model, time.perf_counter() - begun)
+        return cls(bundle, vision, model)
 
     @property
     def engines(self) -> dict[str, EngineInfo]:

@@ -1,0 +1,177 @@
+"""Make a bundle: from checkpoints with proof of parity, or synthetic."""
+
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from importlib.resources import files
+from pathlib import Path
+
+from ..engines.errors import ExportError, ParityError
+from ..runtime.bundle import read_bundle
+from ..runtime.image import read_image_file
+from ..runtime.manifest import MANIFEST, Manifest, Source, Template
+from . import parity
+from .bundle_writer import NOTICE, check_target, describe_source, make_manifest, new_bundle
+from .checkpoints import LlamaFolder
+from .gguf_file import F16, F32, file_types, plain_types, quantise, write_gguf
+from .graphs import export_graphs
+from .llama_weights import LlamaCheckpoint, LlamaSource
+from .progress import bar, step
+from .quantise import PRECISIONS
+from .synth import SHAPES, RandomVision, random_llm
+from .templates import SKINGPT4
+from .vision_weights import load_vision_model, read_vision, save_float32
+
+WORK = "work"  # inside the unfinished bundle; gone before it is finished
+SYNTHETIC_NOTICE = "Synthetic bundle: random weights for measuring speed. Its words mean nothing."
+
+
+@dataclass(frozen=True)
+class Checkpoints:
+    """The original's four sources."""
+
+    vit: Path
+    qformer: Path
+    adapter: Path
+    llm: Path
+
+
+@dataclass(frozen=True)
+class Choices:
+    """How a bundle is made."""
+
+    vision: str
+    llm_type: str
+    name: str
+    template: Template = SKINGPT4
+    force: bool = False
+    accept_parity: bool = False
+    notice: str = NOTICE
+
+    def check(self) -> None:
+        """Raises ExportError for an unknown precision or type."""
+        if self.vision not in PRECISIONS:
+            raise ExportError(f"vision precision {self.vision!r} is unknown; known are {', '.join(PRECISIONS)}")
+        if self.llm_type not in file_types():
+            raise ExportError(f"llm type {self.llm_type!r} is unknown; known are {', '.join(file_types())}")
+
+
+def sample_pictures() -> list[Path]:
+    """The drawn pictures that come with the package."""
+    return sorted(Path(str(files("skingpt_edge.runtime") / "demo" / "pictures")).glob("*.jpg"))
+
+
+def export_bundle(
+    checkpoints: Checkpoints, target: Path, choices: Choices, pictures: Sequence[Path]
+) -> Manifest:
+    """Turn the original's checkpoints into a bundle and prove that it computes the same.
+
+    Raises ExportError, and ParityError if a limit is missed and `accept_parity` is not chosen; then, as on
+    any error, nothing is left behind.
+    """
+    choices.check()
+    check_target(target, force=choices.force)
+    shots = [parity.Picture(path.name, read_image_file(path)) for path in pictures]
+    step("reading the checkpoints")
+    llm_files = LlamaFolder(checkpoints.llm)
+    llama = LlamaCheckpoint(llm_files)
+    config, tensors = read_vision(checkpoints.vit, checkpoints.qformer, checkpoints.adapter)
+    if config.n_embd != llama.config.width:
+        raise ExportError(
+            f"{checkpoints.adapter.name} projects to width {config.n_embd}, "
+            f"but the language model in {checkpoints.llm} has width {llama.config.width}"
+        )
+    with new_bundle(target, force=choices.force) as folder:
+        work = folder / WORK
+        work.mkdir()
+        save_float32(tensors, work / "vision.safetensors")
+        del tensors
+        vision = load_vision_model(config, work / "vision.safetensors")
+        export_graphs(vision, config, choices.vision, folder)
+        _write_llm(llama, choices, work, folder / "llm.gguf")
+        sources = _sources(checkpoints, llm_files)
+        kept = work.rename(folder.with_name(f"{folder.name}.{WORK}"))
+        try:
+            manifest = make_manifest(
+                folder,
+                name=choices.name,
+                notice=choices.notice,
+                sources=sources,
+                vision=config,
+                precision=choices.vision,
+                llama=llama.config,
+                llm_type=choices.llm_type,
+                template=choices.template,
+            )
+            (folder / MANIFEST).write_text(manifest.to_json())
+            measured = parity.measure(folder, vision, llama, shots)
+        finally:
+            del vision
+            shutil.rmtree(kept, ignore_errors=True)
+        step(parity.table(measured))
+        if measured.failures and not choices.accept_parity:
+            raise ParityError(
+                "the bundle does not compute the original's function within its limits:\n  "
+                + "\n  ".join(measured.failures)
+                + "\nchoose a finer precision, or keep it all the same with --accept-parity"
+            )
+        manifest = replace(manifest, parity=measured)
+        (folder / MANIFEST).write_text(manifest.to_json())
+        read_bundle(folder)
+    llm_files.close()
+    return manifest
+
+
+def _write_llm(llama: LlamaSource, choices: Choices, work: Path, target: Path) -> None:
+    kind, name = choices.llm_type, choices.name
+    if kind in ("f32", "f16"):
+        with bar(f"writing {target.name}") as move:
+            types = plain_types(F32 if kind == "f32" else F16)
+            write_gguf(llama, target, types, file_types()[kind], name, move)
+        return
+    whole = work / "llm.f16.gguf"
+    with bar("writing the language model as float16") as move:
+        write_gguf(llama, whole, plain_types(F16), file_types()["f16"], name, move)
+    with bar(f"quantising to {kind}") as move:
+        quantise(whole, target, kind, move)
+    whole.unlink()
+
+
+def _sources(checkpoints: Checkpoints, llm: LlamaFolder) -> tuple[Source, ...]:
+    single = {"vit": checkpoints.vit, "qformer": checkpoints.qformer, "adapter": checkpoints.adapter}
+    found = [describe_source(role, path) for role, path in single.items()]
+    found += [describe_source("llm", path) for path in (*llm.files, llm.folder / "tokenizer.model")]
+    return tuple(found)
+
+
+def synthesise_bundle(shape: str, target: Path, choices: Choices) -> Manifest:
+    """Make a bundle of a full shape with random weights; it has no original and no parity."""
+    choices.check()
+    sizes = SHAPES[shape]
+    with new_bundle(target, force=choices.force) as folder:
+        work = folder / WORK
+        work.mkdir()
+        step("making random weights of the vision encoder")
+        save_float32(RandomVision(sizes.vision), work / "vision.safetensors")
+        vision = load_vision_model(sizes.vision, work / "vision.safetensors")
+        export_graphs(vision, sizes.vision, choices.vision, folder)
+        del vision
+        (work / "vision.safetensors").unlink()
+        number = file_types()[choices.llm_type]
+        with bar(f"making a random language model as {choices.llm_type}") as move:
+            llama = random_llm(sizes.llama, choices.llm_type, number, work, folder / "llm.gguf", move)
+        shutil.rmtree(work)
+        manifest = make_manifest(
+            folder,
+            name=choices.name,
+            notice=SYNTHETIC_NOTICE,
+            sources=(),
+            vision=sizes.vision,
+            precision=choices.vision,
+            llama=llama.config,
+            llm_type=choices.llm_type,
+            template=choices.template,
+        )
+        (folder / MANIFEST).write_text(manifest.to_json())
+        read_bundle(folder)
+    return manifest

@@ -1,0 +1,186 @@
+"""The proof that a bundle computes the original's function, stage by stage, on real pictures.
+
+The runtime runs the bundle as a user would; torch computes the same in float32 from the checkpoints. Tokens are
+compared in one pass: the bundle's own greedy tokens are fed to torch, which says at every position what it would
+have chosen. Up to the first difference that is what torch would have generated on its own.
+"""
+
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from ..engines.base import Array, Floats
+from ..runtime.bundle import read_bundle
+from ..runtime.conversation import Answer
+from ..runtime.manifest import Manifest, Parity, StageParity, TokenParity
+from ..runtime.sampling import GenerationConfig
+from ..runtime.skingpt import SkinGPT
+from ..runtime.vision import ImageEmbedding
+from .llama_reference import reference_logits, reference_tokens, token_embeddings
+from .llama_weights import LlamaSource
+from .progress import step
+from .vision_model import IMAGE_MEAN, IMAGE_SIZE, IMAGE_STD, VisionModel
+
+NEW_TOKENS = 32
+STAGES = ("pixels", "image_features", "query_output", "image_embeds", "first_logits")
+
+EXACT = 1e-3
+"""Float32 stages differ at most by this, relative to their largest value or 1."""
+
+COSINE = {"f32": 0.999999, "f16": 0.99999, "int8": 0.999, "int8-block": 0.999}
+"""Lowest cosine of image_embeds by vision precision."""
+
+AGREEMENT = {"f32": 0.99, "f16": 0.98, "bf16": 0.95, "q8_0": 0.9, "q6_k": 0.85, "q5_k_m": 0.8, "q5_k_s": 0.8}
+"""Lowest teacher-forced agreement of the language model by type."""
+LOWEST_AGREEMENT = 0.75  # of any other type
+
+
+@dataclass(frozen=True)
+class Picture:
+    name: str
+    data: bytes
+
+
+def measure(folder: Path, vision: VisionModel, llama: LlamaSource, pictures: Sequence[Picture]) -> Parity:
+    """Run the bundle in `folder` and torch on the pictures and compare."""
+    with SkinGPT.from_bundle(read_bundle(folder)) as model:
+        question = model.bundle.manifest.questions[0].question
+        references, alone, whole = [], [], []
+        compared: dict[str, list[tuple[Array, Array]]] = {stage: [] for stage in STAGES}
+        for number, picture in enumerate(pictures, 1):
+            step(f"comparing with torch: picture {number} of {len(pictures)}")
+            reference = vision_reference(vision, picture)
+            stages, _ = model.vision.stages(picture.data, picture.name)
+            for stage, values in reference.items():
+                compared[stage].append((getattr(stages, stage), values))
+            references.append(reference["image_embeds"][0])
+            alone.append(_greedy(model, references[-1], f"reference of {picture.name}", question))
+            whole.append(_greedy(model, stages.image_embeds[0], picture.name, question))
+    runs = [answer for answer, _ in (*alone, *whole)]
+    logits = _reference_logits(llama, runs, [*references, *references])
+    compared["first_logits"] = [
+        (first, expected[0].numpy()) for (_, first), expected in zip(alone, logits, strict=False)
+    ]
+    half = len(alone)
+    tokens = _tokenizer_failures(llama, runs[0])
+    return check(
+        model.bundle.manifest,
+        Parity(
+            pictures=len(pictures),
+            stages={stage: _stage(pairs) for stage, pairs in compared.items()},
+            llm=_tokens(runs[:half], logits[:half]),
+            end_to_end=_tokens(runs[half:], logits[half:]),
+            failures=tokens,
+        ),
+    )
+
+
+def vision_reference(vision: VisionModel, picture: Picture) -> dict[str, Floats]:
+    """The original's stages in torch float32, from the picture file's bytes."""
+    image = Image.open(io.BytesIO(picture.data)).convert("RGB")
+    image = image.resize((IMAGE_SIZE, IMAGE_SIZE), Image.Resampling.BICUBIC)
+    pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1).float().div(255)
+    mean, std = (torch.tensor(values).view(3, 1, 1) for values in (IMAGE_MEAN, IMAGE_STD))
+    pixels = ((pixels - mean) / std)[None]
+    with torch.no_grad():
+        features = vision.encode(pixels)
+        query_output, embeds = vision.query(features)
+    values = (pixels, features, query_output, embeds)
+    return {stage: value.numpy() for stage, value in zip(STAGES, values, strict=False)}
+
+
+def _greedy(model: SkinGPT, embeds: Floats, name: str, question: str) -> tuple[Answer, Floats]:
+    image = ImageEmbedding(embeds, sha256=name, name=name)
+    first = model.first_logits(image, question)
+    return model.ask(image, question, GenerationConfig(NEW_TOKENS, ignore_stop=True)), first
+
+
+def _reference_logits(
+    llama: LlamaSource, runs: Sequence[Answer], embeds: Sequence[Floats]
+) -> list[Tensor]:
+    """Torch's logits at each position where a token of a run was chosen."""
+    sequences = []
+    for answer, image in zip(runs, embeds, strict=True):
+        before, after = answer.segment_token_ids
+        parts = (
+            token_embeddings(llama, before),
+            torch.from_numpy(image),
+            token_embeddings(llama, [*after, *answer.token_ids[:-1]]),
+        )
+        sequences.append(torch.cat(parts))
+    return reference_logits(llama, sequences, [len(answer.token_ids) for answer in runs])
+
+
+def _tokenizer_failures(llama: LlamaSource, answer: Answer) -> tuple[str, ...]:
+    before, _, after = answer.prompt.partition("<ImageHere>")
+    expected = reference_tokens(llama.folder, before, after)
+    if tuple(map(tuple, expected)) == answer.segment_token_ids:
+        return ()
+    return ("llama.cpp cuts the prompt into other tokens than the original's tokenizer",)
+
+
+def _stage(pairs: Sequence[tuple[Array, Array]]) -> StageParity:
+    return StageParity(
+        max_abs=max(float(np.abs(found - expected).max()) for found, expected in pairs),
+        scale=max(float(np.abs(expected).max()) for _, expected in pairs),
+        cosine=min(cosine(found, expected) for found, expected in pairs),
+    )
+
+
+def cosine(a: Array, b: Array) -> float:
+    """Cosine of the angle between two arrays as vectors."""
+    x, y = a.ravel().astype(np.float64), b.ravel().astype(np.float64)
+    return float(x @ y / (np.linalg.norm(x) * np.linalg.norm(y)))
+
+
+def _tokens(runs: Sequence[Answer], logits: Sequence[Tensor]) -> TokenParity:
+    equal = [
+        [token == int(row.argmax()) for token, row in zip(answer.token_ids, rows, strict=True)]
+        for answer, rows in zip(runs, logits, strict=True)
+    ]
+    compared = sum(len(run) for run in equal)
+    return TokenParity(
+        compared=compared,
+        free_running=sum((run + [False]).index(False) for run in equal),
+        teacher_forced=sum(sum(run) for run in equal) / compared,
+    )
+
+
+def check(manifest: Manifest, parity: Parity) -> Parity:
+    """Add a sentence to `failures` for every limit of the bundle's precisions that is not met."""
+    precision, kind = manifest.vision.precision, manifest.llm.type
+    failures = list(parity.failures)
+    exact = ["pixels"]
+    exact += STAGES[1:4] if precision == "f32" else []
+    exact += ["first_logits"] if kind == "f32" else []
+    for stage in exact:
+        found = parity.stages[stage]
+        if not found.max_abs <= EXACT * max(1.0, found.scale):
+            failures.append(f"{stage}: differs by {found.max_abs:.3g}, limit {EXACT} of {max(1.0, found.scale):.3g}")
+    found_cosine = parity.stages["image_embeds"].cosine
+    if not found_cosine >= COSINE[precision]:
+        failures.append(f"image_embeds: cosine {found_cosine:.6f}, limit {COSINE[precision]} for {precision}")
+    limit = AGREEMENT.get(kind, LOWEST_AGREEMENT)
+    if not parity.llm.teacher_forced >= limit:
+        agreement = f"{parity.llm.teacher_forced:.1%} of tokens as the original's, limit {limit:.0%}"
+        failures.append(f"language model: {agreement} for {kind}")
+    return Parity(parity.pictures, parity.stages, parity.llm, parity.end_to_end, tuple(failures))
+
+
+def table(parity: Parity) -> str:
+    """The figures as a person reads them."""
+    lines = [f"{'stage':<16}{'max abs':>12}{'of':>10}{'cosine':>12}"]
+    for stage, found in parity.stages.items():
+        lines.append(f"{stage:<16}{found.max_abs:>12.2e}{found.scale:>10.3g}{found.cosine:>12.7f}")
+    lines.append(f"{'tokens':<16}{'teacher-forced':>16}{'free-running':>18}")
+    rows: Mapping[str, TokenParity] = {"language model": parity.llm, "end to end": parity.end_to_end}
+    for name, tokens in rows.items():
+        free = f"{tokens.free_running} of {tokens.compared}"
+        lines.append(f"{name:<16}{tokens.teacher_forced:>16.1%}{free:>18}")
+    return "\n".join(lines)
