@@ -48,6 +48,7 @@ def _tell(options: argparse.Namespace, manifest: Manifest) -> None:
 
 
 def _bundle(options: argparse.Namespace) -> Manifest:
+    from .bundle_writer import NOTICE
     from .make import Checkpoints, Choices, export_bundle, sample_pictures
     from .templates import read_template
 
@@ -65,6 +66,7 @@ def _bundle(options: argparse.Namespace) -> Manifest:
         template=read_template(options.template),
         force=options.force,
         accept_parity=options.accept_parity,
+        notice=options.notice or NOTICE,
     )
     sources = Checkpoints(options.vit, options.qformer, options.adapter, options.llm)
     return export_bundle(sources, options.output, choices, pictures)
@@ -116,6 +118,7 @@ def _parser() -> argparse.ArgumentParser:
     bundle.add_argument(
         "--accept-parity", action="store_true", help="keep the bundle even if it misses a limit; it is recorded"
     )
+    bundle.add_argument("--notice", metavar="TEXT", help="shown with every report (not a diagnosis, see a doctor)")
     bundle.set_defaults(run=_bundle)
 
     synth = commands.add_parser("synth", parents=[common], help="a full shape with random weights, for measuring")

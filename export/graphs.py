@@ -77,7 +77,20 @@ def trace(module: nn.Module, example: Tensor, inputs: list[str], outputs: list[s
         )
     assert program is not None
     fold_weight_transposes(program.model)
+    forget_source(program.model)
     return program.model
+
+
+def forget_source(model: ir.Model) -> None:
+    """Remove the exporter's notes on where each node comes from: they name files of the exporting machine."""
+    model.metadata_props.clear()
+    model.graph.metadata_props.clear()
+    for value in (*model.graph.inputs, *model.graph.outputs, *model.graph.initializers.values()):
+        value.metadata_props.clear()
+    for node in model.graph:
+        node.metadata_props.clear()
+        for value in node.outputs:
+            value.metadata_props.clear()
 
 
 @contextmanager

@@ -39,6 +39,7 @@ COSINE = {"f32": 0.999999, "f16": 0.99999, "int8": 0.999, "int8-block": 0.999}
 AGREEMENT = {"f32": 0.99, "f16": 0.98, "bf16": 0.95, "q8_0": 0.9, "q6_k": 0.85, "q5_k_m": 0.8, "q5_k_s": 0.8}
 """Lowest teacher-forced agreement of the language model by type."""
 LOWEST_AGREEMENT = 0.75  # of any other type
+SLACK = 3.0  # standard errors: the few tokens compared are a sample
 
 
 @dataclass(frozen=True)
@@ -166,11 +167,17 @@ def check(manifest: Manifest, parity: Parity) -> Parity:
     found_cosine = parity.stages["image_embeds"].cosine
     if not found_cosine >= COSINE[precision]:
         failures.append(f"image_embeds: cosine {found_cosine:.6f}, limit {COSINE[precision]} for {precision}")
-    limit = AGREEMENT.get(kind, LOWEST_AGREEMENT)
+    limit = agreement_limit(kind, parity.llm.compared)
     if not parity.llm.teacher_forced >= limit:
-        agreement = f"{parity.llm.teacher_forced:.1%} of tokens as the original's, limit {limit:.0%}"
+        agreement = f"{parity.llm.teacher_forced:.1%} of tokens as the original's, limit {limit:.1%}"
         failures.append(f"language model: {agreement} for {kind}")
     return Parity(parity.pictures, parity.stages, parity.llm, parity.end_to_end, tuple(failures))
+
+
+def agreement_limit(kind: str, compared: int) -> float:
+    """The agreement below which `compared` tokens show that a type misses its limit."""
+    limit = AGREEMENT.get(kind, LOWEST_AGREEMENT)
+    return limit - SLACK * float(np.sqrt(limit * (1 - limit) / compared))
 
 
 def table(parity: Parity) -> str:
