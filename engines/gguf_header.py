@@ -32,9 +32,7 @@ def import_llama_cpp() -> Any:
     try:
         import llama_cpp
     except ImportError:
-        raise EngineUnavailable(
-            "the llama.cpp engine is not installed: pip install 'skingpt-edge[cpu]'"
-        ) from None
+        raise EngineUnavailable("the llama.cpp engine is not installed: pip install 'skingpt-edge[cpu]'") from None
     llama_cpp.llama_log_set(_keep_log(llama_cpp), ctypes.c_void_p(0))
     llama_cpp.llama_backend_init()
     return llama_cpp
@@ -112,8 +110,7 @@ def _read(lib: ctypes.CDLL, context: int, name: str) -> GgufHeader:
         n_embd=lib.gguf_get_val_u32(context, checked("llama.embedding_length", uint32)),
         n_vocab=lib.gguf_get_arr_n(context, checked("tokenizer.ggml.tokens", array)),
         tensor_types={
-            lib.gguf_get_tensor_name(context, i).decode(): lib.gguf_get_tensor_type(context, i)
-            for i in tensors
+            lib.gguf_get_tensor_name(context, i).decode(): lib.gguf_get_tensor_type(context, i) for i in tensors
         },
         has_chat_template=lib.gguf_find_key(context, b"tokenizer.chat_template") >= 0,
     )

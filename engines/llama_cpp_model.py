@@ -12,7 +12,7 @@ import numpy as np
 
 from .base import EngineInfo, Floats
 from .errors import EngineError, EngineUnavailable
-from .gguf_header import import_llama_cpp
+from .gguf_header import import_llama_cpp, last_log
 
 KV_TYPES = {"f32": "GGML_TYPE_F32", "f16": "GGML_TYPE_F16", "q8_0": "GGML_TYPE_Q8_0"}
 BATCH = 512  # tokens or embeddings evaluated by one call, at most

@@ -32,9 +32,7 @@ class OrtGraph:
         # Its threads would otherwise spin beside llama.cpp's, which come next.
         options.add_session_config_entry("session.force_spinning_stop", "1")
         try:
-            self._session = onnxruntime.InferenceSession(
-                str(path), options, providers=[PROVIDERS[device]]
-            )
+            self._session = onnxruntime.InferenceSession(str(path), options, providers=[PROVIDERS[device]])
         except Exception as error:  # ONNX Runtime's exceptions share no base but Exception
             raise EngineError(f"{path.name}: ONNX Runtime cannot load it: {error}") from error
         self._name = path.name

@@ -35,9 +35,7 @@ NOTICE = (
     "doctor: have any skin condition examined by one."
 )
 QUESTIONS = (
-    Question(
-        "Characteristics and category", "Could you describe the skin disease in this image for me?"
-    ),
+    Question("Characteristics and category", "Could you describe the skin disease in this image for me?"),
     Question(
         "Further features",
         "Please provide a paragraph listing additional features you observed in the image.",
@@ -133,9 +131,8 @@ def make_manifest(
     """Describe the files in `folder`, with no parity figures yet."""
     files = {}
     for path in sorted(folder.iterdir()):
-        with bar(f"hashing {path.name}") as move:
-            digest = hash_file(path, lambda _, done, size, move=move: move(done, size))
-        files[path.name] = FileEntry(path.stat().st_size, digest)
+        source = describe_source("", path)
+        files[path.name] = FileEntry(source.size, source.sha256)
     exact = llm_type == "f32"
     return Manifest(
         format=FORMAT,

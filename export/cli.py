@@ -106,17 +106,20 @@ def _parser() -> argparse.ArgumentParser:
         "bundle", parents=[common], help="from the original's checkpoints, with proof of parity"
     )
     bundle.add_argument("--vit", type=Path, required=True, metavar="FILE", help="eva_vit_g.pth")
-    bundle.add_argument(
-        "--qformer", type=Path, required=True, metavar="FILE", help="blip2_pretrained_flant5xxl.pth"
-    )
+    bundle.add_argument("--qformer", type=Path, required=True, metavar="FILE", help="blip2_pretrained_flant5xxl.pth")
     bundle.add_argument("--adapter", type=Path, required=True, metavar="FILE", help="the SkinGPT-4 .pth; it wins")
     bundle.add_argument("--llm", type=Path, required=True, metavar="DIR", help="the Llama's Hugging Face folder")
     bundle.add_argument(
-        "--template", default="skingpt4", metavar="NAME|FILE", help="prompt template (%(default)s, or a JSON file)"
+        "--template",
+        default="skingpt4",
+        metavar="NAME|FILE",
+        help="prompt template (%(default)s, or a JSON file)",
     )
     bundle.add_argument("--pictures", type=Path, metavar="DIR", help="pictures to measure parity on (drawn samples)")
     bundle.add_argument(
-        "--accept-parity", action="store_true", help="keep the bundle even if it misses a limit; it is recorded"
+        "--accept-parity",
+        action="store_true",
+        help="keep the bundle even if it misses a limit; it is recorded",
     )
     bundle.add_argument("--notice", metavar="TEXT", help="shown with every report (not a diagnosis, see a doctor)")
     bundle.set_defaults(run=_bundle)

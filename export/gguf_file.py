@@ -40,9 +40,7 @@ def plain_types(matrices: Any) -> TypeOf:
     return lambda _, shape: matrices if len(shape) > 1 else F32
 
 
-def write_gguf(
-    source: LlamaSource, path: Path, type_of: TypeOf, file_type: int, name: str, progress: Progress
-) -> None:
+def write_gguf(source: LlamaSource, path: Path, type_of: TypeOf, file_type: int, name: str, progress: Progress) -> None:
     """Write a Llama with its tokenizer into a GGUF file, holding one tensor at a time.
 
     Raises ExportError naming tensors that are NaN or infinite or do not fit float16.
@@ -58,7 +56,8 @@ def write_gguf(
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_ti_data_to_file()
-    total, done, problems = sum(int(np.prod(shape)) * 4 for _, shape, _, _ in tensors), 0, []
+    total, done = sum(int(np.prod(shape)) * 4 for _, shape, _, _ in tensors), 0
+    problems: list[str] = []
     try:
         for tensor_name, shape, content, kind in tensors:
             values = content().to(torch.float32)

@@ -8,8 +8,10 @@ import logging
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
+import numpy as np
 import onnx_ir as ir
 import torch
 from torch import Tensor, nn
@@ -39,9 +41,7 @@ class QFormerGraph(nn.Module):
         return self.model.query(image_features)
 
 
-def export_graphs(
-    model: VisionModel, config: VisionConfig, precision: str, folder: Path
-) -> None:
+def export_graphs(model: VisionModel, config: VisionConfig, precision: str, folder: Path) -> None:
     """Write `vision_encoder.onnx` and `qformer.onnx` in `folder`, each with a `.data` file of weights.
 
     Raises ExportError if a weight does not fit the precision.
@@ -117,12 +117,9 @@ def fold_weight_transposes(model: ir.Model) -> None:
             continue
         tensor, order = source.const_value, tuple(node.attributes["perm"].as_ints())
         name = f"{source.name}.T{''.join(map(str, order))}"
-        if name not in graph.initializers:
-            shape = tuple(tensor.shape.numpy()[axis] for axis in order)
-            add_weight(
-                graph, name, tensor.dtype, shape, lambda t=tensor, o=order: t.numpy().transpose(o)
-            )
-        node.outputs[0].replace_all_uses_with(graph.initializers[name])
+        shape = tuple(tensor.shape.numpy()[axis] for axis in order)
+        weight = add_weight(graph, name, tensor.dtype, shape, tensor, partial(np.transpose, axes=order))
+        node.outputs[0].replace_all_uses_with(weight)
         graph.remove(node)
     drop_unused_weights(graph)
 

@@ -52,9 +52,7 @@ def hf_config(source: LlamaSource) -> HfLlamaConfig:
 def _layer(source: LlamaSource, config: HfLlamaConfig, index: int) -> LlamaDecoderLayer:
     with torch.device("meta"):
         layer = LlamaDecoderLayer(config, index)
-    weights = {
-        f"{name}.weight": source.tensor(f"model.layers.{index}.{name}.weight").float() for name in LAYER_NAMES
-    }
+    weights = {f"{name}.weight": source.tensor(f"model.layers.{index}.{name}.weight").float() for name in LAYER_NAMES}
     layer.load_state_dict(weights, assign=True)
     return layer.eval()
 

@@ -18,9 +18,9 @@ from .graphs import export_graphs
 from .llama_weights import LlamaCheckpoint, LlamaSource
 from .progress import bar, step
 from .quantise import PRECISIONS
-from .synth import SHAPES, RandomVision, random_llm
+from .synth import SHAPES, RandomTensors, random_llm
 from .templates import SKINGPT4
-from .vision_weights import load_vision_model, read_vision, save_float32
+from .vision_weights import expected_shapes, load_vision_model, read_vision, save_float32
 
 WORK = "work"  # inside the unfinished bundle; gone before it is finished
 SYNTHETIC_NOTICE = "Synthetic bundle: random weights for measuring speed. Its words mean nothing."
@@ -61,9 +61,7 @@ def sample_pictures() -> list[Path]:
     return sorted(Path(str(files("skingpt_edge.runtime") / "demo" / "pictures")).glob("*.jpg"))
 
 
-def export_bundle(
-    checkpoints: Checkpoints, target: Path, choices: Choices, pictures: Sequence[Path]
-) -> Manifest:
+def export_bundle(checkpoints: Checkpoints, target: Path, choices: Choices, pictures: Sequence[Path]) -> Manifest:
     """Turn the original's checkpoints into a bundle and prove that it computes the same.
 
     Raises ExportError, and ParityError if a limit is missed and `accept_parity` is not chosen; then, as on
@@ -84,7 +82,7 @@ def export_bundle(
     with new_bundle(target, force=choices.force) as folder:
         work = folder / WORK
         work.mkdir()
-        save_float32(tensors, work / "vision.safetensors")
+        save_float32(expected_shapes(config), tensors.__getitem__, work / "vision.safetensors")
         del tensors
         vision = load_vision_model(config, work / "vision.safetensors")
         export_graphs(vision, config, choices.vision, folder)
@@ -151,8 +149,8 @@ def synthesise_bundle(shape: str, target: Path, choices: Choices) -> Manifest:
     with new_bundle(target, force=choices.force) as folder:
         work = folder / WORK
         work.mkdir()
-        step("making random weights of the vision encoder")
-        save_float32(RandomVision(sizes.vision), work / "vision.safetensors")
+        shapes = expected_shapes(sizes.vision)
+        save_float32(shapes, RandomTensors(shapes).tensor, work / "vision.safetensors")
         vision = load_vision_model(sizes.vision, work / "vision.safetensors")
         export_graphs(vision, sizes.vision, choices.vision, folder)
         del vision

@@ -102,9 +102,7 @@ def _greedy(model: SkinGPT, embeds: Floats, name: str, question: str) -> tuple[A
     return model.ask(image, question, GenerationConfig(NEW_TOKENS, ignore_stop=True)), first
 
 
-def _reference_logits(
-    llama: LlamaSource, runs: Sequence[Answer], embeds: Sequence[Floats]
-) -> list[Tensor]:
+def _reference_logits(llama: LlamaSource, runs: Sequence[Answer], embeds: Sequence[Floats]) -> list[Tensor]:
     """Torch's logits at each position where a token of a run was chosen."""
     sequences = []
     for answer, image in zip(runs, embeds, strict=True):
@@ -148,7 +146,7 @@ def _tokens(runs: Sequence[Answer], logits: Sequence[Tensor]) -> TokenParity:
     compared = sum(len(run) for run in equal)
     return TokenParity(
         compared=compared,
-        free_running=sum((run + [False]).index(False) for run in equal),
+        free_running=sum([*run, False].index(False) for run in equal),
         teacher_forced=sum(sum(run) for run in equal) / compared,
     )
 

@@ -6,6 +6,7 @@ the full-size encoder; it gives the same graph, and a test compares the two.
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -32,9 +33,7 @@ def store_float16(model: ir.Model) -> None:
         if tensor is None or tensor.dtype != FLOAT or tensor.size < SMALL:
             continue
         shape = tuple(tensor.shape.numpy())
-        half = add_weight(
-            graph, f"{name}.f16", FLOAT16, shape, lambda t=tensor, n=name: to_float16(t.numpy(), n)
-        )
+        half = add_weight(graph, f"{name}.f16", FLOAT16, shape, tensor, partial(to_float16, name=name))
         cast = ir.node("Cast", [half], attributes={"to": FLOAT.value})
         value.replace_all_uses_with(cast.outputs[0])
         graph.insert_before(graph[0], cast)
@@ -65,9 +64,9 @@ def quantise_int8(model: ir.Model) -> None:
             quantised[source] = list(dynamic.outputs)
         values, scale, zero = quantised[source]
         name, shape = weight.name, tuple(weight.shape.numpy())
-        scales = add_weight(graph, f"{name}.scale", FLOAT, shape[1:], lambda w=weight: int8_channels(w.numpy())[1])
-        matrix = add_weight(graph, f"{name}.int8", INT8, shape, lambda w=weight: int8_channels(w.numpy())[0])
-        none = add_weight(graph, f"{name}.zero", INT8, shape[1:], lambda n=shape[1]: np.zeros(n, np.int8))
+        scales = add_weight(graph, f"{name}.scale", FLOAT, shape[1:], weight, int8_scales)
+        matrix = add_weight(graph, f"{name}.int8", INT8, shape, weight, int8_values)
+        none = add_weight(graph, f"{name}.zero", INT8, shape[1:], weight, int8_zeros)
         product = ir.node("MatMulInteger", [values, matrix, zero, none])
         cast = ir.node("Cast", product.outputs, attributes={"to": FLOAT.value})
         both = ir.node("Mul", [scale, scales])
@@ -76,11 +75,21 @@ def quantise_int8(model: ir.Model) -> None:
     drop_unused_weights(graph)
 
 
-def int8_channels(weight: Array) -> tuple[Array, Array]:
-    """Symmetric int8 of (k, n) and the scale (n,) of each column."""
-    scale = np.abs(weight).max(axis=0) / np.float32(127)
+def int8_scales(weight: Array) -> Array:
+    """The scale (n,) of each column of (k, n) for symmetric int8."""
+    scale: Array = np.abs(weight).max(axis=0) / np.float32(127)
     scale[scale == 0] = 1
-    return np.clip(np.rint(weight / scale), -127, 127).astype(np.int8), scale
+    return scale
+
+
+def int8_values(weight: Array) -> Array:
+    """Symmetric int8 (k, n) with a scale per column."""
+    return np.clip(np.rint(weight / int8_scales(weight)), -127, 127).astype(np.int8)
+
+
+def int8_zeros(weight: Array) -> Array:
+    """The zero points (n,), which symmetric int8 does not need but MatMulInteger asks for."""
+    return np.zeros(weight.shape[1], np.int8)
 
 
 def quantise_int8_blocks(model: ir.Model) -> None:
@@ -89,10 +98,8 @@ def quantise_int8_blocks(model: ir.Model) -> None:
     for node, source, weight in weight_products(graph):
         name, (k, n) = weight.name, weight.shape.numpy()
         blocks = -(-k // BLOCK)
-        packed = add_weight(
-            graph, f"{name}.int8", UINT8, (n, blocks, BLOCK), lambda w=weight: int8_blocks(w.numpy())[0]
-        )
-        scales = add_weight(graph, f"{name}.scale", FLOAT, (n, blocks), lambda w=weight: int8_blocks(w.numpy())[1])
+        packed = add_weight(graph, f"{name}.int8", UINT8, (n, blocks, BLOCK), weight, block_values)
+        scales = add_weight(graph, f"{name}.scale", FLOAT, (n, blocks), weight, block_scales)
         settings = {"K": int(k), "N": int(n), "bits": 8, "block_size": BLOCK, "accuracy_level": 4}
         product = ir.node("MatMulNBits", [source, packed, scales], attributes=settings, domain="com.microsoft")
         replace(graph, node, [product])
@@ -110,6 +117,14 @@ def int8_blocks(weight: Array) -> tuple[Array, Array]:
     settings = DefaultWeightOnlyQuantConfig(block_size=BLOCK, is_symmetric=True, bits=8)
     packed, scales, _ = DefaultWeightOnlyQuantizer(settings).qbits_block_quant(np.ascontiguousarray(weight))
     return packed, scales
+
+
+def block_values(weight: Array) -> Array:
+    return int8_blocks(weight)[0]
+
+
+def block_scales(weight: Array) -> Array:
+    return int8_blocks(weight)[1]
 
 
 PRECISIONS: dict[str, Callable[[ir.Model], None] | None] = {
@@ -139,11 +154,18 @@ def replace(graph: ir.Graph, node: ir.Node, others: list[ir.Node]) -> None:
 
 
 def add_weight(
-    graph: ir.Graph, name: str, kind: ir.DataType, shape: tuple[int, ...], compute: Callable[[], Array]
+    graph: ir.Graph,
+    name: str,
+    kind: ir.DataType,
+    shape: tuple[int, ...],
+    source: ir.TensorProtocol,
+    change: Callable[[Array], Array],
 ) -> ir.Value:
-    """A weight that is computed when it is written."""
+    """A weight made by `change` from another one at the time it is written."""
+    if name in graph.initializers:
+        return graph.initializers[name]
     lazy = ir.LazyTensor(
-        lambda: ir.Tensor(np.ascontiguousarray(compute()), name=name),
+        lambda: ir.Tensor(np.ascontiguousarray(change(source.numpy())), name=name),
         dtype=kind,
         shape=ir.Shape(shape),
         name=name,

@@ -20,7 +20,6 @@ from ..engines.gguf_header import read_gguf_header
 from .gguf_file import F16, F32, TypeOf, plain_types, quantise, write_gguf
 from .llama_weights import LlamaConfig
 from .vision_model import VisionConfig
-from .vision_weights import expected_shapes
 
 PIECES = 32000
 NARROW = 256  # the least width K-quants take
@@ -71,18 +70,6 @@ class RandomLlama:
         return self._tensors.tensor(name)
 
 
-class RandomVision(dict[str, Tensor]):
-    """The vision chain's tensors, made when they are asked for."""
-
-    def __init__(self, config: VisionConfig) -> None:
-        shapes = expected_shapes(config)
-        super().__init__({name: torch.empty(shape, device="meta") for name, shape in shapes.items()})
-        self._tensors = RandomTensors(shapes)
-
-    def __getitem__(self, name: str) -> Tensor:
-        return self._tensors.tensor(name)
-
-
 def write_tokenizer(folder: Path, pieces: int = PIECES) -> None:
     """Train a SentencePiece model of `pieces` pieces, as a Llama's, on made-up words."""
     model = io.BytesIO()
@@ -105,8 +92,9 @@ def write_tokenizer(folder: Path, pieces: int = PIECES) -> None:
 
 def _sentences() -> Iterator[str]:
     chance = random.Random(0)  # noqa: S311 - words, not secrets
-    onsets = "b bl br c ch cl cr d dr f fl fr g gl gr h j k l m n p pl pr qu r s sc sh sk sl sp st str t th tr v w".split()
-    vowels = "a e i o u ai ea ee ie oa oo ou".split()
+    consonants = list("bcdfghjklmnprstvw")
+    onsets = [*consonants, *(a + b for a in "bcfgps" for b in "lr"), "ch", "sh", "th", "st", "str", "tr", "dr", "qu"]
+    vowels = ["a", "e", "i", "o", "u", "ai", "ea", "ee", "ie", "oa", "oo", "ou"]
     codas = ["", "", "n", "r", "s", "t", "l", "m", "nd", "st", "ck", "x", "ng"]
     syllables = [onset + vowel + coda for onset in onsets for vowel in vowels for coda in codas]
     chance.shuffle(syllables)
@@ -115,7 +103,7 @@ def _sentences() -> Iterator[str]:
         yield " ".join(words)
 
 
-def tensor_types(config: LlamaConfig, kind: str, file_type: int, work: Path) -> TypeOf:
+def tensor_types(config: LlamaConfig, kind: str, work: Path) -> TypeOf:
     """The type llama.cpp's quantiser gives each tensor of a Llama of this depth.
 
     It is asked with a narrow model of the same depth, so that its choices need not be known here.
@@ -136,11 +124,9 @@ def _silent(done: int, total: int) -> None:
     pass
 
 
-def random_llm(
-    config: LlamaConfig, kind: str, file_type: int, work: Path, target: Path, progress: Any
-) -> RandomLlama:
+def random_llm(config: LlamaConfig, kind: str, file_type: int, work: Path, target: Path, progress: Any) -> RandomLlama:
     """Write a random Llama in the type asked for, without a copy at another precision."""
     write_tokenizer(work)
     source = RandomLlama(config, work)
-    write_gguf(source, target, tensor_types(config, kind, file_type, work), file_type, "synthetic", progress)
+    write_gguf(source, target, tensor_types(config, kind, work), file_type, "synthetic", progress)
     return source

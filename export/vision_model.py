@@ -71,7 +71,7 @@ class VisionTransformer(nn.Module):
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.depth))
 
     def forward(self, pixels: Tensor) -> Tensor:
-        x = self.patch_embed(pixels)
+        x: Tensor = self.patch_embed(pixels)
         x = torch.cat((self.cls_token.expand(x.shape[0], -1, -1), x), dim=1) + self.pos_embed
         for block in self.blocks:
             x = block(x)
@@ -85,7 +85,8 @@ class PatchEmbedding(nn.Module):
 
     def forward(self, pixels: Tensor) -> Tensor:
         patches: Tensor = self.proj(pixels)
-        return patches.flatten(2).transpose(1, 2)
+        flat: Tensor = patches.flatten(2).transpose(1, 2)
+        return flat
 
 
 class Block(nn.Module):
@@ -143,14 +144,14 @@ class QFormer(nn.Module):
         super().__init__()
         width = config.qformer_width
         self.embeddings = nn.ModuleDict({"LayerNorm": nn.LayerNorm(width, eps=1e-12)})
-        layers = nn.ModuleList(
+        self.encoder = nn.Module()
+        self.encoder.layer = nn.ModuleList(
             QFormerLayer(config, cross=i in config.cross_layers) for i in range(config.qformer_layers)
         )
-        self.encoder = nn.ModuleDict({"layer": layers})
 
     def forward(self, queries: Tensor, image_features: Tensor) -> Tensor:
         x: Tensor = self.embeddings["LayerNorm"](queries)
-        for layer in self.encoder["layer"]:  # type: ignore[union-attr]
+        for layer in self.encoder.get_submodule("layer").children():
             x = layer(x, image_features)
         return x
 
@@ -198,10 +199,12 @@ class BertSelfAttention(nn.Module):
 
     def forward(self, x: Tensor, source: Tensor) -> Tensor:
         q, k, v = (self._split(y) for y in (self.query(x), self.key(source), self.value(source)))
-        return attention(q, k, v).transpose(1, 2).flatten(2)
+        out: Tensor = attention(q, k, v).transpose(1, 2).flatten(2)
+        return out
 
     def _split(self, x: Tensor) -> Tensor:
-        return x.unflatten(-1, (self.heads, QFORMER_HEAD_WIDTH)).transpose(1, 2)
+        batch, length, _ = x.shape
+        return x.reshape(batch, length, self.heads, QFORMER_HEAD_WIDTH).transpose(1, 2)
 
 
 class BertOutput(nn.Module):
@@ -220,4 +223,5 @@ class BertOutput(nn.Module):
 def attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """Softmax attention over (b, heads, n, head width)."""
     weights = (q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1)
-    return weights.softmax(dim=-1) @ v
+    out: Tensor = weights.softmax(dim=-1) @ v
+    return out

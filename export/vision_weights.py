@@ -1,9 +1,11 @@
 """The vision chain's tensors from the original's three files, merged as the original merges them."""
 
 import json
+import math
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import load_file
@@ -12,6 +14,7 @@ from torch.nn import functional as F
 
 from ..engines.errors import ExportError
 from .checkpoints import check_shapes, load_state_dict, not_finite, refuse
+from .progress import bar
 from .vision_model import (
     IMAGE_SIZE,
     QFORMER_HEAD_WIDTH,
@@ -106,21 +109,23 @@ def resize_positions(positions: Tensor, length: int) -> Tensor:
     return torch.cat((cls, grid.permute(0, 2, 3, 1).flatten(1, 2)), dim=1)
 
 
-def save_float32(tensors: Mapping[str, Tensor], path: Path) -> None:
-    """Write the tensors as a float32 safetensors file, one after the other.
+def save_float32(shapes: Mapping[str, tuple[int, ...]], tensor: Callable[[str], Tensor], path: Path) -> None:
+    """Write the tensors that `tensor` gives by name as a float32 safetensors file, one after the other.
 
     The safetensors library's own writer holds all of them twice: 8 GB for the full-size model.
     """
-    header, end = {}, 0
-    for name, tensor in tensors.items():
-        begin, end = end, end + 4 * tensor.numel()
-        header[name] = {"dtype": "F32", "shape": list(tensor.shape), "data_offsets": [begin, end]}
+    header: dict[str, Any] = {}
+    end = 0
+    for name, shape in shapes.items():
+        begin, end = end, end + 4 * math.prod(shape)
+        header[name] = {"dtype": "F32", "shape": list(shape), "data_offsets": [begin, end]}
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % 8)  # the data is aligned
-    with path.open("wb") as file:
+    with path.open("wb") as file, bar("writing the vision weights as float32") as move:
         file.write(len(text).to_bytes(8, "little") + text)
-        for tensor in tensors.values():
-            file.write(memoryview(tensor.float().contiguous().numpy()).cast("B"))
+        for name in shapes:
+            tensor(name).float().contiguous().numpy().tofile(file)
+            move(header[name]["data_offsets"][1], end)
 
 
 def load_vision_model(config: VisionConfig, path: Path) -> VisionModel:

@@ -1,11 +1,11 @@
 """SkinGPT on this machine: a picture in, a report out, and no connection to anywhere.
 
-    from skingpt_edge.runtime import SkinGPT
+from skingpt_edge.runtime import SkinGPT
 
-    with SkinGPT.open("bundle/") as model:
-        image = model.embed(Path("photo.jpg").read_bytes())
-        for piece in model.stream(image, "What does this show?"):
-            print(piece, end="", flush=True)
+with SkinGPT.open("bundle/") as model:
+    image = model.embed(Path("photo.jpg").read_bytes())
+    for piece in model.stream(image, "What does this show?"):
+        print(piece, end="", flush=True)
 """
 
 from ..engines.errors import (

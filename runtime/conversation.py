@@ -128,9 +128,7 @@ class Conversation:
             return b""
         return self._model.piece(tokens[-1])
 
-    def _fit(
-        self, question: str, new_tokens: int
-    ) -> tuple[Prompt, tuple[tuple[int, ...], tuple[int, ...]], int]:
+    def _fit(self, question: str, new_tokens: int) -> tuple[Prompt, tuple[tuple[int, ...], tuple[int, ...]], int]:
         """The prompt with as many turns, the latest, as leave room for the answer."""
         if not question:
             raise QuestionError("the question is empty")
@@ -148,4 +146,3 @@ class Conversation:
             f"the question needs {needed - new_tokens} tokens of the context and the answer up to {new_tokens}, "
             f"but the context holds {self._context}: ask shorter, lower max_new_tokens or open with more context"
         )
-

@@ -82,6 +82,17 @@ def _check_header(image: Image.Image, data: bytes, name: str) -> None:
 def preprocess(image: Image.Image, spec: ImageSpec) -> Floats:
     """Pixels (1, 3, size, size) of an RGB picture: bicubic resize without crop, scaled and normalised."""
     resized = image.resize((spec.size, spec.size), Image.Resampling.BICUBIC)
-    pixels = np.asarray(resized, dtype=np.float32) / np.float32(255)
+    pixels = np.divide(resized, np.float32(255), dtype=np.float32)
     pixels = (pixels - np.array(spec.mean, np.float32)) / np.array(spec.std, np.float32)
     return np.ascontiguousarray(pixels.transpose(2, 0, 1)[None])
+
+
+def thumbnail(data: bytes, name: str, side: int = 900) -> bytes:
+    """A JPEG of the picture, upright, at most `side` pixels wide and high, without any metadata."""
+    image = decode_image(data, name)
+    image.thumbnail((side, side))
+    clean = Image.new("RGB", image.size)
+    clean.paste(image)
+    target = io.BytesIO()
+    clean.save(target, "JPEG", quality=88)
+    return target.getvalue()

@@ -46,7 +46,7 @@ class Report:
         stages = dict(self.image.seconds)
         for kind in ("system", "image", "text"):
             stages[f"prefill_{kind}"] = sum(answer.prefill.seconds[kind] for answer in answers)
-        stages["decode"] = sum(answer.decode_seconds for answer in answers)
+        stages["generate"] = sum(answer.decode_seconds for answer in answers)
         stages["total"] = sum(stages.values())
         stages["load"] = self.load_seconds
         return stages

@@ -110,9 +110,7 @@ class SkinGPT:
         template = self.bundle.manifest.template
         return Conversation(self._model, self._cache, template, self._model.n_ctx, image)
 
-    def stream(
-        self, image: ImageEmbedding, question: str, config: GenerationConfig | None = None
-    ) -> Iterator[str]:
+    def stream(self, image: ImageEmbedding, question: str, config: GenerationConfig | None = None) -> Iterator[str]:
         """Answer one question piece by piece; use `conversation` for follow-ups."""
         return self.conversation(image).stream(question, config or self.defaults)
 

@@ -22,7 +22,7 @@ class ImageEmbedding:
     """Of the file's bytes."""
     name: str
     seconds: dict[str, float] = field(default_factory=dict)
-    """What each stage took: decode, preprocess, vision_encoder, qformer."""
+    """What each stage took: image_decode, preprocess, vision_encoder, qformer."""
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ class VisionModel:
         stages = VisionStages(pixels, features, outputs["query_output"], outputs["image_embeds"])
         if not np.isfinite(stages.image_embeds).all():
             raise NumericalError(f"{name}: the image embeddings hold NaN or infinity: the bundle is damaged")
-        names = ("decode", "preprocess", "vision_encoder", "qformer")
+        names = ("image_decode", "preprocess", "vision_encoder", "qformer")
         return stages, {n: b - a for n, a, b in zip(names, marks, marks[1:], strict=False)}
 
     def embed(self, data: bytes, name: str) -> ImageEmbedding:

@@ -1,0 +1,37 @@
+PYTHON ?= python3
+# Options for the installation of torch, for instance PyTorch's own index of CPU builds: see README.
+TORCH_OPTIONS ?=
+PIP = bin/pip install --quiet --disable-pip-version-check --constraint constraints.txt
+
+.PHONY: demo test check clean
+
+demo: .venv/.installed
+	@.venv/$(PIP) --no-deps .
+	@mkdir -p out
+	.venv/bin/skingpt diagnose runtime/demo/pictures/*.jpg --html out/report.html
+
+test: .venv-test/.installed
+	.venv-test/bin/pytest
+
+check: .venv-test/.installed
+	@mkdir -p .typing && ln -sfn .. .typing/skingpt_edge
+	.venv-test/bin/ruff check .
+	.venv-test/bin/ruff format --check .
+	.venv-test/bin/mypy
+
+.venv/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	@echo "Installing the runtime; llama.cpp is compiled for this machine, which takes about 5 minutes."
+	.venv/$(PIP) '.[cpu]'
+	@touch $@
+
+# torch first: anything that depends on it would bring the build for CUDA.
+.venv-test/.installed: pyproject.toml constraints.txt CMakeLists.txt
+	$(PYTHON) -m venv .venv-test
+	.venv-test/$(PIP) torch==2.13.0 $(TORCH_OPTIONS)
+	@echo "Installing what the tests need; llama.cpp is compiled for this machine, unless pip has it already."
+	.venv-test/$(PIP) --editable '.[dev]'
+	@touch $@
+
+clean:
+	rm -rf .venv .venv-test .typing .mypy_cache .pytest_cache .ruff_cache build out

@@ -1,0 +1,156 @@
+"""`skingpt`: ask about pictures of skin on this machine.
+
+Exit codes: 0 done, 2 usage, 3 a picture or question cannot be used, 4 the bundle, 6 an engine failed.
+"""
+
+import argparse
+import io
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TypeVar
+
+from ..engines.errors import EngineError, InputError, SkinGPTError
+from . import commands
+from .manifest import Question
+from .sampling import GenerationConfig
+from .skingpt import MAX_CONTEXT, MIN_CONTEXT
+
+Number = TypeVar("Number", int, float)
+INTERRUPTED, PIPE_CLOSED = 130, 141
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = make_parser()
+    options = parser.parse_args(arguments)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a terminal that lacks a letter still shows the rest
+    try:
+        if hasattr(options, "temperature"):
+            _check(options)
+        code: int = options.run(options)
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+    except UsageError as error:
+        parser.error(str(error))
+    except SkinGPTError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("\ninterrupted", file=sys.stderr)
+        return INTERRUPTED
+    except BrokenPipeError:  # the reader of our output has gone, for instance `| head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return PIPE_CLOSED
+    except MemoryError:
+        print("error: the machine has too little memory for this bundle", file=sys.stderr)
+        return EngineError.exit_code
+    return code
+
+
+class UsageError(Exception):
+    """An option has a value that it cannot have."""
+
+
+def _check(options: argparse.Namespace) -> None:
+    try:
+        options.config = lambda defaults: GenerationConfig(
+            max_new_tokens=_chosen(options.max_new_tokens, defaults.max_new_tokens),
+            temperature=_chosen(options.temperature, defaults.temperature),
+            top_p=_chosen(options.top_p, defaults.top_p),
+            seed=options.seed,
+            ignore_stop=options.ignore_stop,
+        )
+        options.config(GenerationConfig())
+    except InputError as error:
+        raise UsageError(str(error)) from None
+    if options.threads is not None and not 1 <= options.threads <= 1024:
+        raise UsageError(f"--threads is {options.threads}, expected 1 to 1024")
+    if options.context is not None and not MIN_CONTEXT <= options.context <= MAX_CONTEXT:
+        raise UsageError(f"--context is {options.context}, expected {MIN_CONTEXT} to {MAX_CONTEXT}")
+    html: Path | None = getattr(options, "html", None)
+    if html and not html.absolute().parent.is_dir():
+        raise UsageError(f"--html: there is no folder {html.absolute().parent}")
+    if getattr(options, "questions", None):
+        options.questions = read_questions(options.questions)
+
+
+def _chosen(value: Number | None, default: Number) -> Number:
+    return default if value is None else value
+
+
+def read_questions(path: Path) -> tuple[Question, ...]:
+    """Questions from a text file, one a line; blank lines and lines that begin with # are left out."""
+    try:
+        lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"--questions: {path} cannot be read: {error}") from None
+    questions = [line for line in lines if line and not line.startswith("#")]
+    if not questions:
+        raise UsageError(f"--questions: {path} holds no question")
+    return tuple(Question(f"Question {i}", question) for i, question in enumerate(questions, 1))
+
+
+def make_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="skingpt", description="Ask about pictures of skin, on this machine and nowhere else."
+    )
+    sub = parser.add_subparsers(required=True, metavar="COMMAND")
+    model, generation = _model_options(), _generation_options()
+
+    diagnose = sub.add_parser(
+        "diagnose", parents=[model, generation], help="the clinical protocol's questions about each picture"
+    )
+    diagnose.add_argument("images", nargs="+", type=Path, metavar="IMAGE", help="JPEG, PNG or WebP")
+    diagnose.add_argument("--questions", type=Path, metavar="FILE", help="other questions, one a line")
+    diagnose.add_argument("--json", action="store_true", help="one JSON document a picture, a line each")
+    diagnose.add_argument("--html", type=Path, metavar="FILE", help="also write a page with pictures and reports")
+    diagnose.set_defaults(run=commands.diagnose)
+
+    chat = sub.add_parser("chat", parents=[model, generation], help="questions and follow-ups about one picture")
+    chat.add_argument("image", type=Path, metavar="IMAGE")
+    chat.add_argument("-q", dest="asked", action="append", metavar="QUESTION", help="ask this; may be repeated")
+    chat.add_argument("--json", action="store_true", help="one JSON document at the end; needs -q")
+    chat.set_defaults(run=commands.chat)
+
+    trace = sub.add_parser("trace", parents=[model, generation], help="every stage as arrays, for comparing engines")
+    trace.add_argument("image", type=Path, metavar="IMAGE")
+    trace.add_argument("-q", dest="asked", action="append", required=True, metavar="QUESTION")
+    trace.add_argument("-o", dest="output", type=Path, required=True, metavar="DIR")
+    trace.set_defaults(run=commands.trace)
+
+    for name, run, text in (
+        ("info", commands.info, "what a bundle is and what would run it"),
+        ("verify", commands.verify, "check every byte of a bundle and that its parts fit"),
+    ):
+        command = sub.add_parser(name, help=text)
+        command.add_argument("bundle", nargs="?", type=Path, metavar="BUNDLE", help="(the demonstration bundle)")
+        command.add_argument("--json", action="store_true")
+        command.set_defaults(run=run)
+    return parser
+
+
+def _model_options() -> argparse.ArgumentParser:
+    options = argparse.ArgumentParser(add_help=False)
+    options.add_argument("--bundle", type=Path, metavar="BUNDLE", help="(the demonstration bundle)")
+    options.add_argument("--verify", action="store_true", help="hash all files of the bundle first")
+    options.add_argument("--threads", type=int, metavar="N", help="(the physical cores)")
+    options.add_argument("--context", type=int, metavar="N", help="tokens of context (the bundle's)")
+    return options
+
+
+def _generation_options() -> argparse.ArgumentParser:
+    options = argparse.ArgumentParser(add_help=False)
+    options.add_argument("--max-new-tokens", type=int, metavar="N", help="longest answer (the bundle's)")
+    options.add_argument("--temperature", type=float, metavar="T", help="0 is greedy (the bundle's)")
+    options.add_argument("--top-p", type=float, metavar="P", help="with a temperature: nucleus sampling")
+    options.add_argument("--seed", type=int, default=0, metavar="N", help="of sampling (%(default)s)")
+    options.add_argument("--ignore-stop", action="store_true", help="generate past stop strings; for comparing")
+    return options
+
+
+if __name__ == "__main__":
+    sys.exit(main())

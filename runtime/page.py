@@ -1,0 +1,119 @@
+"""Reports as one HTML page that opens without a network: pictures inside, no script, nothing loaded."""
+
+import os
+from base64 import b64encode
+from dataclasses import dataclass
+from html import escape
+from pathlib import Path
+
+from ..engines.errors import InputError
+from .report import Report, Section
+from .text import printable
+
+STYLE = """
+:root { color-scheme: light dark; --line: #8884; --soft: #8881; --muted: #777; --accent: #0b6e75; }
+@media (prefers-color-scheme: dark) { :root { --accent: #5cc3ca; --muted: #aaa; } }
+* { box-sizing: border-box; }
+body { margin: 0 auto; padding: 2rem 1.25rem 4rem; max-width: 68rem; font: 1rem/1.55 system-ui, sans-serif; }
+h1 { font-size: 1.5rem; margin: 0 0 .25rem; }
+h2 { font-size: 1.05rem; margin: 0 0 .75rem; overflow-wrap: anywhere; }
+h3 { font-size: .95rem; margin: 1.1rem 0 .2rem; color: var(--accent); }
+.muted { color: var(--muted); font-size: .85rem; }
+.notice { border-left: 4px solid #c77700; background: #c7770018; padding: .7rem 1rem; margin: 1.25rem 0 2rem; }
+article { display: grid; grid-template-columns: minmax(15rem, 2fr) 3fr; gap: 2rem; padding: 1.75rem 0;
+  border-top: 1px solid var(--line); }
+figure { margin: 0; } img { width: 100%; border-radius: .5rem; display: block; }
+.question { margin: 0; font-style: italic; }
+.answer { margin: .15rem 0 0; white-space: pre-wrap; overflow-wrap: anywhere; }
+table { border-collapse: collapse; width: 100%; margin-top: 1rem; font-size: .85rem; }
+td { padding: .2rem 0; border-bottom: 1px solid var(--line); } td + td { text-align: right;
+  font-variant-numeric: tabular-nums; }
+@media (max-width: 42rem) { article { grid-template-columns: 1fr; } }
+@media print { article { break-inside: avoid; } }
+"""
+
+STAGES = {
+    "image_decode": "reading the picture",
+    "preprocess": "resizing it",
+    "vision_encoder": "vision encoder",
+    "qformer": "Q-Former",
+    "prefill_system": "prompt: system",
+    "prefill_image": "prompt: picture",
+    "prefill_text": "prompt: questions",
+    "generate": "generation",
+    "load": "loading the bundle, once",
+}
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A picture's JPEG and its report."""
+
+    jpeg: bytes
+    report: Report
+
+
+def write_page(path: Path, entries: list[Entry]) -> None:
+    """Write the page, whole or not at all. Raises InputError if it cannot be written."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        temporary.write_text(page(entries), encoding="utf-8")
+        temporary.replace(path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise InputError(f"{path}: the page cannot be written: {error.strerror}") from None
+
+
+def page(entries: list[Entry]) -> str:
+    """The page's text; all reports are of one bundle."""
+    last = entries[-1].report
+    engines = "; ".join(
+        f"{stage.replace('_', ' ')}: {info.engine} ({info.version}), {info.precision}, {info.device}, "
+        f"{info.threads} threads"
+        for stage, info in last.engines.items()
+    )
+    articles = "\n".join(_article(entry) for entry in entries)
+    return f"""<!doctype html>
+<html lang="en"><head><meta charset="utf-8">
+<meta http-equiv="Content-Security-Policy" content="default-src 'none'; img-src data:; style-src 'unsafe-inline'">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>SkinGPT report</title><style>{STYLE}</style></head><body>
+<h1>SkinGPT report</h1>
+<p class="muted">{_text(last.bundle_name)} · {len(entries)} picture{"s" if len(entries) > 1 else ""}</p>
+<p class="notice" role="note">{_text(last.notice)}</p>
+{articles}
+<p class="muted">Bundle {_text(last.bundle_id)}. {_text(engines)}.</p>
+</body></html>
+"""
+
+
+def _article(entry: Entry) -> str:
+    report = entry.report
+    picture = b64encode(entry.jpeg).decode()
+    sections = "\n".join(_section(section) for section in report.sections)
+    return f"""<article><figure><img alt="The picture asked about" src="data:image/jpeg;base64,{picture}">
+<table>{_timings(report)}</table></figure>
+<div><h2>{_text(report.image.name)}</h2>
+{sections}</div></article>"""
+
+
+def _section(section: Section) -> str:
+    answer = section.answer
+    text = _text(answer.text) or '<span class="muted">(no answer)</span>'
+    notes = ["cut at the longest answer allowed"] if answer.finish_reason == "length" else []
+    notes += [f"{answer.dropped_turns} earlier turns left out"] if answer.dropped_turns else []
+    note = f'<p class="muted">({"; ".join(notes)})</p>' if notes else ""
+    return (
+        f'<h3>{_text(section.title)}</h3><p class="question muted">{_text(answer.question)}</p>'
+        f'<p class="answer">{text}</p>{note}'
+    )
+
+
+def _timings(report: Report) -> str:
+    rows = [(STAGES.get(stage, stage), value) for stage, value in report.seconds.items() if stage != "total"]
+    rows.insert(-1, ("in all", report.seconds["total"]))
+    return "".join(f"<tr><td>{_text(name)}</td><td>{value * 1000:,.0f} ms</td></tr>" for name, value in rows)
+
+
+def _text(text: str) -> str:
+    return escape(printable(text))
