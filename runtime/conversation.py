@@ -93,7 +93,7 @@ class Conversation:
             if len(tokens) == config.max_new_tokens:
                 break
             step = time.perf_counter()
-            logits = self._cache.append(token)
+            logits = self._cache.append(token, prefill)
             decode_seconds += time.perf_counter() - step
         rest = decoder.decode(b"", final=True)
         text += rest

@@ -26,13 +26,18 @@ def read_image_file(path: Path) -> bytes:
         descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
     except OSError as error:
         raise ImageError(f"{path}: cannot be opened: {error.strerror}") from None
-    with os.fdopen(descriptor, "rb") as file:
-        found = os.fstat(descriptor)
-        if stat.S_ISDIR(found.st_mode):
+    try:
+        mode = os.fstat(descriptor).st_mode
+        if stat.S_ISDIR(mode):
             raise ImageError(f"{path}: a directory, not a picture")
-        if not stat.S_ISREG(found.st_mode):
+        if not stat.S_ISREG(mode):
             raise ImageError(f"{path}: not a regular file")
-        data = file.read(MAX_BYTES + 1)
+        with os.fdopen(descriptor, "rb", closefd=False) as file:
+            data = file.read(MAX_BYTES + 1)
+    except OSError as error:
+        raise ImageError(f"{path}: cannot be read: {error.strerror}") from None
+    finally:
+        os.close(descriptor)
     if len(data) > MAX_BYTES:
         raise ImageError(f"{path}: larger than {MAX_BYTES // 1_000_000} MB: save it smaller")
     return data
@@ -82,8 +87,10 @@ def _check_header(image: Image.Image, data: bytes, name: str) -> None:
 def preprocess(image: Image.Image, spec: ImageSpec) -> Floats:
     """Pixels (1, 3, size, size) of an RGB picture: bicubic resize without crop, scaled and normalised."""
     resized = image.resize((spec.size, spec.size), Image.Resampling.BICUBIC)
-    pixels = np.divide(resized, np.float32(255), dtype=np.float32)
-    pixels = (pixels - np.array(spec.mean, np.float32)) / np.array(spec.std, np.float32)
+    pixels = np.asarray(resized).astype(np.float32)
+    pixels /= 255
+    pixels -= np.array(spec.mean, np.float32)
+    pixels /= np.array(spec.std, np.float32)
     return np.ascontiguousarray(pixels.transpose(2, 0, 1)[None])
 
 

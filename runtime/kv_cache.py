@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from ..engines.base import Floats, LanguageModel
+from ..engines.errors import EngineError
 from .vision import ImageEmbedding
 
 SYSTEM, WORK = 0, 1  # sequences: the text before the image, computed once, and the conversation
@@ -41,17 +42,23 @@ class KvCache:
     def __init__(self, model: LanguageModel) -> None:
         self._model = model
         self._held: dict[int, list[Item]] = {SYSTEM: [], WORK: []}
+        self._latest: Prefill | None = None
 
     def prefill(self, before: Sequence[int], image: ImageEmbedding, after: Sequence[int]) -> Prefill:
         """Make the cache hold exactly this prompt, ready for its logits. Raises EngineError."""
-        result = Prefill()
+        result = self._latest = Prefill()
         self._hold_system(before, result)
         rows = [ImageRow(image.sha256, row) for row in range(len(image.embeds))]
         self._extend([*before, *rows, *after], image.embeds, result)
         return result
 
-    def append(self, token: int) -> Floats:
-        """Add a token to the conversation and return the logits after it."""
+    def append(self, token: int, prefill: Prefill) -> Floats:
+        """Add a token after the prompt of `prefill` and return the logits after it.
+
+        Raises EngineError if another prompt has taken its place.
+        """
+        if prefill is not self._latest:
+            raise EngineError("another answer was begun before this one was finished: generate one at a time")
         held = self._held[WORK]
         self._model.evaluate_tokens(WORK, len(held), [token])
         held.append(token)

@@ -1,0 +1,40 @@
+"""What several tests use: the recorded data, the commands, pictures as bytes."""
+
+import io
+import subprocess
+import sys
+from pathlib import Path
+
+from PIL import Image
+
+DATA = Path(__file__).parent / "data"
+GOLDEN = DATA / "golden"
+CHECKPOINT = GOLDEN / "checkpoint"
+FORMAT_1 = DATA / "bundle-format-1"
+
+
+def run(*command: str | Path, **options: object) -> subprocess.CompletedProcess[str]:
+    """Run a command of this environment as a user would."""
+    program = Path(sys.executable).with_name(str(command[0]))
+    return subprocess.run(
+        [str(program), *map(str, command[1:])], capture_output=True, text=True, timeout=600, check=False, **options
+    )
+
+
+def export(target: Path, vision: str, llm_type: str, *extra: str | Path, checkpoint: Path = CHECKPOINT):
+    """`skingpt-export bundle` on a checkpoint laid out like the golden one."""
+    return run(
+        "skingpt-export", "bundle",
+        "--vit", checkpoint / "eva_vit_g.pth",
+        "--qformer", checkpoint / "blip2_pretrained.pth",
+        "--adapter", checkpoint / "skingpt4.pth",
+        "--llm", checkpoint / "llm",
+        "--vision", vision, "--llm-type", llm_type,
+        "-o", target, *extra,
+    )  # fmt: skip
+
+
+def encode(image: Image.Image, kind: str, **options: object) -> bytes:
+    target = io.BytesIO()
+    image.save(target, kind, **options)
+    return target.getvalue()

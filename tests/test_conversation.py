@@ -1,0 +1,168 @@
+"""What a conversation does with its context and its cache, on a language model that says what it is told."""
+
+import numpy as np
+import pytest
+from skingpt_edge.engines.errors import EngineError, InputError, NumericalError, QuestionError
+from skingpt_edge.engines.fake import FakeLanguageModel
+from skingpt_edge.export.templates import SKINGPT4
+from skingpt_edge.runtime.conversation import Conversation
+from skingpt_edge.runtime.kv_cache import SYSTEM, WORK, KvCache
+from skingpt_edge.runtime.sampling import GenerationConfig, Sampler
+from skingpt_edge.runtime.vision import ImageEmbedding
+
+SYSTEM_LENGTH = 1 + len((SKINGPT4.system + "###Human: <Img>").encode())
+
+
+def picture(number: int) -> ImageEmbedding:
+    return ImageEmbedding(np.full((32, 4), number, np.float32), f"sha-{number}", f"{number}.jpg")
+
+
+def start(answers, n_ctx=4096):
+    model = FakeLanguageModel([[piece.encode() for piece in answer] for answer in answers], n_ctx=n_ctx)
+    cache = KvCache(model)
+    return model, lambda number: Conversation(model, cache, SKINGPT4, n_ctx, picture(number))
+
+
+def cells(model, conversation):
+    """What the cache must hold after the last answer: its prompt and all tokens but the last one."""
+    answer = conversation.answers[-1]
+    before, after = answer.segment_token_ids
+    image = [row.tobytes() for row in conversation.image.embeds]
+    return [*before, *image, *after, *answer.token_ids[:-1]]
+
+
+def test_a_stop_string_ends_the_answer_and_is_streamed_to_nobody():
+    _, converse = start([["It", " is", " red", " #", "##", " Human"]])
+    conversation = converse(1)
+    assert "".join(conversation.stream("What?")) == "It is red"
+    answer = conversation.answers[0]
+    assert (answer.text, answer.finish_reason, len(answer.token_ids)) == ("It is red", "stop", 5)
+
+
+def test_ignore_stop_goes_on_but_cuts_the_text():
+    _, converse = start([["red", "###", "Human", ": x"]])
+    answer = converse(1).ask("What?", GenerationConfig(ignore_stop=True))
+    assert (answer.text, answer.finish_reason, len(answer.token_ids)) == ("red", "eos", 5)
+
+
+def test_the_end_of_sequence_token_and_the_limit_end_an_answer():
+    _, converse = start([["red"], ["a", "b", "c"]])
+    conversation = converse(1)
+    assert conversation.ask("1").finish_reason == "eos"
+    assert conversation.ask("2", GenerationConfig(max_new_tokens=2)).text == "ab"
+    assert conversation.answers[1].finish_reason == "length"
+
+
+def test_a_follow_up_evaluates_what_is_new_and_the_cache_holds_the_whole_prompt():
+    model, converse = start([["red"], ["blue"]])
+    conversation = converse(1)
+    for question in ("one", "two", "three"):
+        before = model.evaluated
+        answer = conversation.ask(question)
+        assert model.cells[WORK] == cells(model, conversation)
+        prompt = sum(map(len, answer.segment_token_ids)) + 32
+        assert answer.prefill.evaluated + answer.prefill.reused == prompt
+        generated = len(answer.token_ids) - 1
+        assert answer.prefill.evaluated == model.evaluated - before - generated
+    # The answer comes back as text, so its own tokens are computed again; everything before it is not.
+    last = conversation.answers[1]
+    assert answer.prefill.reused >= sum(map(len, last.segment_token_ids)) + 32 - 1
+
+
+def test_the_system_prompt_is_evaluated_once_and_forked_for_each_picture():
+    model, converse = start([["red"]])
+    counts = [converse(number).ask("what").prefill for number in (1, 2, 3)]
+    assert [count.reused for count in counts] == [0, SYSTEM_LENGTH, SYSTEM_LENGTH]
+    assert len(model.cells[SYSTEM]) == SYSTEM_LENGTH
+
+
+def test_an_answer_overtaken_by_another_is_an_error_not_other_words():
+    model, converse = start([["a", "b", "c", "d"], ["e", "f"]])
+    first, second = converse(1), converse(2)
+    stream = first.stream("one")
+    assert next(stream) == "a"
+    second.ask("two")
+    with pytest.raises(EngineError, match="another answer was begun"):
+        next(stream)
+    assert first.ask("one again").text
+    assert model.cells[WORK] == cells(model, first)
+
+
+def test_a_stream_left_unfinished_leaves_nothing_behind():
+    model, converse = start([["a", "b", "c"], ["d"]])
+    conversation = converse(1)
+    stream = conversation.stream("one")
+    next(stream)
+    stream.close()
+    assert conversation.answers == []
+    conversation.ask("two")
+    assert model.cells[WORK] == cells(model, conversation)
+    assert "one" not in conversation.answers[0].prompt
+
+
+def test_when_the_context_is_full_old_turns_go_but_never_system_or_picture():
+    room = SYSTEM_LENGTH + 32 + 150
+    model, converse = start([["x" * 30]], n_ctx=room)
+    conversation = converse(1)
+    config = GenerationConfig(max_new_tokens=10)
+    dropped = [conversation.ask(f"question {i} of several", config).dropped_turns for i in range(5)]
+    assert dropped[:2] == [0, 0]
+    assert dropped[-1] > 0
+    answer = conversation.answers[-1]
+    assert answer.prompt.startswith(SKINGPT4.system + "###Human: <Img><ImageHere></Img> question ")
+    assert "question 0" not in answer.prompt
+    assert model.cells[WORK] == cells(model, conversation)
+    assert len(model.cells[WORK]) <= room
+
+
+def test_a_question_that_does_not_fit_says_how_long_it_is():
+    _, converse = start([["x"]], n_ctx=SYSTEM_LENGTH + 100)
+    with pytest.raises(QuestionError, match=r"needs \d+ tokens .* the context holds"):
+        converse(1).ask("y" * 200, GenerationConfig(max_new_tokens=10))
+
+
+def test_an_empty_question_is_refused():
+    _, converse = start([["x"]])
+    with pytest.raises(QuestionError, match="empty"):
+        converse(1).ask("  ")
+
+
+def test_bytes_that_are_no_utf8_become_replacement_characters():
+    model = FakeLanguageModel([[b"a\xe2", b"\x82", b"b", b"\xf0\x9f"]])
+    conversation = Conversation(model, KvCache(model), SKINGPT4, 4096, picture(1))
+    assert "".join(conversation.stream("what")) == "a\ufffd\ufffdb\ufffd\ufffd"
+    assert conversation.answers[0].text == "a\ufffd\ufffdb\ufffd\ufffd"
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_numbers_that_are_none_never_become_text(value):
+    model, converse = start([["x"]])
+    plain = model.logits
+    model.logits = lambda: np.where(plain() > 0, np.float32(value), np.float32(0))
+    with pytest.raises(NumericalError, match="logits"):
+        converse(1).ask("what")
+
+
+def test_sampling_repeats_with_its_seed_and_keeps_to_top_p():
+    logits = np.log(np.array([0.5, 0.3, 0.15, 0.05], np.float32))
+
+    def draws(seed, top_p):
+        sampler = Sampler(GenerationConfig(temperature=1.0, top_p=top_p, seed=seed))
+        return [sampler.choose(logits) for _ in range(300)]
+
+    assert draws(7, 0.9) == draws(7, 0.9)
+    assert draws(7, 0.9) != draws(8, 0.9)
+    assert set(draws(1, 0.79)) == {0, 1}
+    assert set(draws(1, 0.85)) == {0, 1, 2}
+    assert set(draws(1, 1.0)) == {0, 1, 2, 3}
+    assert Sampler(GenerationConfig()).choose(logits) == 0
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"max_new_tokens": 0}, {"temperature": -1.0}, {"temperature": float("nan")}, {"top_p": 0.0}, {"seed": -1}],
+)
+def test_settings_out_of_range_are_named(options):
+    (name,) = options
+    with pytest.raises(InputError, match=name):
+        GenerationConfig(**options)

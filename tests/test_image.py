@@ -1,0 +1,164 @@
+"""What is accepted as a picture, what it becomes, and what is refused with which words."""
+
+import io
+import os
+import struct
+import warnings
+import zlib
+
+import numpy as np
+import pytest
+from PIL import Image
+from skingpt_edge.engines.errors import ImageError
+from skingpt_edge.runtime.image import MAX_BYTES, decode_image, preprocess, read_image_file, thumbnail
+from skingpt_edge.runtime.manifest import ImageSpec
+from support import encode
+
+ALPHA = Image.linear_gradient("L")
+
+
+def same(found: Image.Image, expected: Image.Image) -> bool:
+    return found.mode == "RGB" and np.array_equal(np.asarray(found), np.asarray(expected))
+
+
+@pytest.mark.parametrize("mode", ["L", "1", "P", "RGBA", "LA", "RGB"])
+def test_png_of_any_mode_becomes_rgb_as_pillow_converts_it(photo, mode):
+    image = photo.convert(mode)
+    if "A" in mode:
+        image.putalpha(ALPHA.resize(photo.size))
+    data = encode(image, "PNG")
+    assert same(decode_image(data, "a.png"), image.convert("RGB"))
+
+
+def test_palette_with_transparency_becomes_rgb(photo):
+    image = photo.convert("P")
+    data = encode(image, "PNG", transparency=3)
+    assert same(decode_image(data, "a.png"), image.convert("RGB"))
+
+
+@pytest.mark.parametrize("mode", ["L", "CMYK", "RGB"])
+def test_jpeg_of_any_mode_becomes_rgb_as_pillow_converts_it(photo, mode, tmp_path):
+    data = encode(photo.convert(mode), "JPEG")
+    (tmp_path / "a.jpg").write_bytes(data)
+    assert same(decode_image(data, "a.jpg"), Image.open(tmp_path / "a.jpg").convert("RGB"))
+
+
+def test_webp_becomes_rgb(photo):
+    assert same(decode_image(encode(photo, "WEBP", lossless=True), "a.webp"), photo)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_exif_orientation_is_applied(photo, orientation):
+    undo = {2: 0, 3: 3, 4: 1, 5: 5, 6: 2, 7: 6, 8: 4}  # Image.Transpose members that turn it the way it was stored
+    stored = photo.transpose(Image.Transpose(undo[orientation])) if orientation > 1 else photo
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    assert same(decode_image(encode(stored, "PNG", exif=exif), "a.png"), photo)
+
+
+def test_the_first_picture_of_a_phones_multi_picture_jpeg_is_the_photo(photo):
+    data = encode(photo, "MPO", save_all=True, append_images=[photo.rotate(90)])
+    assert decode_image(data, "a.jpg").size == photo.size
+
+
+def refused(data: bytes, words: str) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with pytest.raises(ImageError, match=words) as error:
+            decode_image(data, "photo.xyz")
+    assert str(error.value).startswith("photo.xyz: ")
+    assert "\n" not in str(error.value)
+
+
+def test_empty_file_is_refused():
+    refused(b"", "empty")
+
+
+def test_text_is_not_a_picture():
+    refused(b"not a picture at all, but long enough to be read as one" * 10, "not a readable")
+
+
+@pytest.mark.parametrize("kind", ["GIF", "BMP", "TIFF", "PPM"])
+def test_other_formats_are_not_opened(photo, kind):
+    refused(encode(photo, kind), "not a readable JPEG, PNG, WEBP")
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
+@pytest.mark.parametrize("part", [0.1, 0.5, 0.9])
+def test_truncated_picture_never_gets_through(photo, kind, part):
+    data = encode(photo.resize((400, 300)), kind)
+    with pytest.raises(ImageError, match=r"damaged or truncated|not a readable"):
+        decode_image(data[: int(len(data) * part)], "a")
+
+
+def test_animated_webp_and_png_are_refused(photo):
+    frames = [photo.rotate(90), photo.rotate(180)]
+    refused(encode(photo, "WEBP", save_all=True, append_images=frames), "animated")
+    refused(encode(photo, "PNG", save_all=True, append_images=frames), "animated")
+
+
+def test_sixteen_bits_a_colour_are_refused(photo):
+    grey = Image.fromarray(np.arange(64 * 64, dtype=np.uint16).reshape(64, 64))
+    refused(encode(grey, "PNG"), "16 bits")
+    refused(png(width=20, height=20, depth=16, colour=2, channels=3), "16 bits")
+
+
+def test_under_16_pixels_is_refused(photo):
+    refused(encode(photo.resize((15, 400)), "PNG"), "15 × 400")
+
+
+def test_over_64_megapixels_is_refused_before_decoding():
+    refused(png(width=9000, height=8000, depth=8, colour=0, channels=0), "9000 × 8000 pixels, more than 64")
+    refused(png(width=60000, height=60000, depth=8, colour=0, channels=0), "megapixels")
+
+
+def png(*, width: int, height: int, depth: int, colour: int, channels: int) -> bytes:
+    """A PNG with this header; without channels it has no pixels."""
+    rows = (b"\0" + bytes(width * channels * depth // 8)) * height if channels else b""
+
+    def chunk(kind: bytes, body: bytes) -> bytes:
+        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0))
+    return b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+
+
+def test_over_20_megabytes_is_refused_before_decoding(tmp_path):
+    refused(bytes(MAX_BYTES + 1), "larger than 20 MB")
+    file = tmp_path / "big.jpg"
+    file.write_bytes(b"")
+    os.truncate(file, 5_000_000_000)
+    with pytest.raises(ImageError, match="larger than 20 MB"):
+        read_image_file(file)
+
+
+def test_a_directory_is_refused(tmp_path):
+    with pytest.raises(ImageError, match="a directory"):
+        read_image_file(tmp_path)
+
+
+def test_a_fifo_is_refused_without_waiting_for_it(tmp_path):
+    os.mkfifo(tmp_path / "fifo.jpg")
+    with pytest.raises(ImageError, match="not a regular file"):
+        read_image_file(tmp_path / "fifo.jpg")
+
+
+def test_a_missing_file_is_named(tmp_path):
+    with pytest.raises(ImageError, match=r"gone.jpg: cannot be opened: No such file"):
+        read_image_file(tmp_path / "gone.jpg")
+
+
+def test_pixels_are_resized_without_crop_and_normalised(photo):
+    pixels = preprocess(photo, ImageSpec(28, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)))
+    assert pixels.shape == (1, 3, 28, 28)
+    assert pixels.dtype == np.float32
+    resized = np.asarray(photo.resize((28, 28), Image.Resampling.BICUBIC))
+    assert np.allclose(pixels[0].transpose(1, 2, 0), (resized / 255 - 0.5) / 0.25, atol=1e-6)
+
+
+def test_a_thumbnail_holds_no_metadata(photo):
+    exif = Image.Exif()
+    exif[0x010E] = "patient's name"
+    made = thumbnail(encode(photo, "JPEG", exif=exif, comment=b"patient's name"), "a.jpg")
+    assert b"patient" not in made
+    assert not Image.open(io.BytesIO(made)).getexif()

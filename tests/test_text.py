@@ -1,0 +1,84 @@
+"""Stop strings, white space and UTF-8, however the tokens cut them."""
+
+import random
+
+import pytest
+from sentencepiece import SentencePieceProcessor
+from skingpt_edge.export.templates import SKINGPT4
+from skingpt_edge.runtime.prompt import Turn, build_prompt
+from skingpt_edge.runtime.text import StopFilter, cut_answer, printable, utf8_decoder
+from support import CHECKPOINT
+
+
+def stream(pieces, stops=("###",)):
+    filtered = StopFilter(stops)
+    shown = [filtered.push(piece) for piece in pieces]
+    return shown, "".join(shown) + filtered.finish(), filtered.stopped
+
+
+def test_a_stop_string_split_over_tokens_is_never_shown():
+    shown, text, stopped = stream(["It is red.", " #", "#", "# more", "text"])
+    assert text == "It is red."
+    assert stopped
+    assert not any("#" in piece for piece in shown)
+
+
+def test_half_a_stop_string_is_text_after_all():
+    shown, text, stopped = stream(["grade ##", "2", " of #"])
+    assert shown[:2] == ["grade", " ##2"]
+    assert text == "grade ##2 of #"
+    assert not stopped
+
+
+def test_text_is_cut_and_stripped_alike_however_it_is_split():
+    chance = random.Random(1)
+    texts = [" a  b \n", "  ", "#", "a ## b ### c", "\x1c x\u2003 ###", "ab #\n## c", "###", " ## ##", "x ####"]
+    for text in texts:
+        for _ in range(200):
+            cuts = sorted(chance.choices(range(len(text) + 1), k=3))
+            pieces = [text[a:b] for a, b in zip([0, *cuts], [*cuts, len(text)], strict=True)]
+            assert stream(pieces)[1] == cut_answer(text, SKINGPT4), pieces
+
+
+def test_of_several_stop_strings_the_first_counts():
+    assert stream(["one EN", "D two ###"], ("###", "END"))[1] == "one"
+
+
+def test_the_answer_is_what_follows_the_last_assistant():
+    assert cut_answer("Human: x Assistant: y Assistant: z ### w", SKINGPT4) == "z"
+    assert cut_answer(" plain ", SKINGPT4) == "plain"
+
+
+def test_a_character_split_over_tokens_is_whole_or_held_back():
+    decoder = utf8_decoder()
+    data = "é€😀".encode()
+    assert [decoder.decode(bytes([byte])) for byte in data] == ["", "é", "", "", "€", "", "", "", "😀"]
+
+
+@pytest.mark.parametrize(
+    "data", [b"\xff", b"a\xe2\x82b", b"\xf0\x9f\x98", b"\xc0\x80", b"\xed\xa0\x80x", b"\xe2\x82\xe2\x82\xac"]
+)
+def test_invalid_bytes_are_replaced_as_sentencepiece_replaces_them(data):
+    tokenizer = SentencePieceProcessor(model_file=str(CHECKPOINT / "llm/tokenizer.model"))
+    tokens = [tokenizer.piece_to_id(f"<0x{byte:02X}>") for byte in data]
+    decoder = utf8_decoder()
+    found = "".join(decoder.decode(bytes([byte])) for byte in data) + decoder.decode(b"", final=True)
+    assert found == tokenizer.decode(tokens)
+
+
+def test_control_characters_do_not_reach_a_terminal():
+    assert printable("a\x1b[2Jb\n\tc\x9b\u202e") == "a\ufffd[2Jb\n\tc\ufffd\ufffd"
+
+
+def test_a_prompt_is_built_as_the_original_builds_it():
+    prompt = build_prompt(SKINGPT4, [Turn("Q1", "A1")], "Q2")
+    assert prompt.before.endswith("Please answer my questions.###Human: <Img>")
+    assert prompt.after == "</Img> Q1###Assistant: A1###Human: Q2###Assistant:"
+
+
+def test_marks_in_a_question_stay_text():
+    prompt = build_prompt(SKINGPT4, [Turn("{question} <ImageHere>", "{answer} {question}")], "{question}")
+    assert prompt.before == build_prompt(SKINGPT4, [], "x").before
+    assert prompt.after == (
+        "</Img> {question} <ImageHere>###Assistant: {answer} {question}###Human: {question}###Assistant:"
+    )
