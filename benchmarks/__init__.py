@@ -1,1 +1,3 @@
-"""Latency and memory of every stage, measured on this machine."""
+"""Latency and memory, measured on this machine."""
+
+from .. import engines as engines  # switches ONNX Runtime's telemetry off before anything here imports it

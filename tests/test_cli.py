@@ -1,0 +1,227 @@
+"""The commands as a user runs them: words, exit codes, JSON, the page."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import jsonschema
+import pytest
+from skingpt_edge.runtime.bundle import default_bundle
+from support import FORMAT_1, GOLDEN, encode, run
+
+ROOT = Path(__file__).parents[1]
+PHOTO = GOLDEN / "images/00.jpg"
+SCHEMA = json.loads((ROOT / "runtime/report.schema.json").read_text())
+SHORT = ("--max-new-tokens", "12")
+
+
+def valid(text: str) -> dict:
+    document = json.loads(text)
+    jsonschema.validate(document, SCHEMA)
+    return document
+
+
+def test_diagnose_streams_a_report_with_timings_and_notice():
+    result = run("skingpt", "diagnose", PHOTO, *SHORT)
+    assert result.returncode == 0
+    for heading in ("Characteristics and category", "Further features", "Cause", "Treatment"):
+        assert f"\n{heading}\n" in result.stdout
+    assert "vision encoder" in result.stdout
+    assert "tokens/s" in result.stdout
+    assert "its words are nonsense" in result.stdout
+    assert "picture 1 of 1: 00.jpg" in result.stderr
+
+
+def test_json_is_one_valid_document_a_picture_and_repeats():
+    pictures = [GOLDEN / "images" / name for name in ("00.jpg", "01.png")]
+    command = ("skingpt", "diagnose", *pictures, "--json", *SHORT)
+    result = run(*command)
+    assert result.returncode == 0, result.stderr
+    first, second = (valid(line) for line in result.stdout.splitlines())
+    assert first["turns"][0]["section"] == "Characteristics and category"
+    assert len(first["turns"]) == 4
+    counts = [turn["prompt_tokens"] for turn in first["turns"]]
+    assert counts[0]["reused"] == 0
+    assert all(count["reused"] >= 39 + 32 for count in counts[1:])
+    assert second["turns"][0]["prompt_tokens"]["reused"] == 39
+    again = [json.loads(line) for line in run(*command).stdout.splitlines()]
+    assert [turn["token_ids"] for turn in again[0]["turns"]] == [turn["token_ids"] for turn in first["turns"]]
+
+
+def test_a_broken_picture_gets_no_answer_and_keeps_none_from_theirs(tmp_path):
+    broken = tmp_path / "broken.jpg"
+    broken.write_bytes(PHOTO.read_bytes()[:9000])
+    result = run("skingpt", "diagnose", broken, PHOTO, tmp_path, "--json", *SHORT)
+    assert result.returncode == 3
+    first, second, third = (valid(line) for line in result.stdout.splitlines())
+    assert first["error"].startswith(f"{broken.name}: damaged or truncated")
+    assert len(second["turns"]) == 4
+    assert "a directory" in third["error"]
+    assert "error: broken.jpg: damaged or truncated" in result.stderr
+
+
+def test_the_page_holds_pictures_and_reports_and_loads_nothing(tmp_path):
+    page = tmp_path / "report.html"
+    result = run("skingpt", "diagnose", PHOTO, GOLDEN / "images/02.png", "--html", page, *SHORT)
+    assert result.returncode == 0, result.stderr
+    text = page.read_text()
+    assert text.count("<article>") == 2
+    assert text.count("data:image/jpeg;base64,") == 2
+    assert "http" not in text.replace("http-equiv", "")
+    assert "<script" not in text
+    assert [path.name for path in tmp_path.iterdir()] == ["report.html"]
+
+
+def test_markup_and_controls_in_an_answer_stay_text():
+    from dataclasses import replace
+
+    from skingpt_edge.runtime.page import Entry, page
+    from skingpt_edge.runtime.skingpt import SkinGPT
+
+    with SkinGPT.open(FORMAT_1) as model:
+        report = model.report(model.embed(PHOTO.read_bytes(), "<b>.jpg"))
+    section = report.sections[0]
+    evil = replace(section, answer=replace(section.answer, text="<script>alert(1)</script>\x1b[2J"))
+    text = page([Entry(b"", replace(report, sections=(evil,)))])
+    assert "<script>" not in text
+    assert "\x1b" not in text
+    assert "&lt;b&gt;.jpg" in text
+
+
+def test_chat_asks_follow_ups_and_gives_json():
+    result = run("skingpt", "chat", PHOTO, "-q", "What is it?", "-q", "Why?", "--json", *SHORT)
+    document = valid(result.stdout)
+    assert [turn["question"] for turn in document["turns"]] == ["What is it?", "Why?"]
+    assert "What is it?###Assistant:" in document["turns"][1]["prompt"]
+
+
+def test_chat_reads_questions_until_an_empty_line():
+    result = run("skingpt", "chat", PHOTO, *SHORT, input="What?\nWhy?\n\nnever asked\n")
+    assert result.returncode == 0
+    assert result.stdout.count("> ") >= 2
+    assert "never asked" not in result.stdout
+    assert "its words are nonsense" in result.stdout
+
+
+def test_sampling_repeats_with_its_seed():
+    def ids(seed):
+        options = ("--temperature", "1", "--seed", str(seed), "--json", *SHORT)
+        return json.loads(run("skingpt", "chat", PHOTO, "-q", "What?", *options).stdout)["turns"][0]["token_ids"]
+
+    assert ids(5) == ids(5)
+    assert ids(5) != ids(6)
+
+
+def test_questions_come_from_a_file(tmp_path):
+    questions = tmp_path / "questions.txt"
+    questions.write_text("# mine\nIs it red?\n\nIs it round?\n")
+    result = run("skingpt", "diagnose", PHOTO, "--questions", questions, "--json", *SHORT)
+    assert [turn["question"] for turn in valid(result.stdout)["turns"]] == ["Is it red?", "Is it round?"]
+
+
+def test_info_and_verify_speak_of_the_demonstration_bundle():
+    facts = json.loads(run("skingpt", "info", "--json").stdout)
+    assert facts["bundle"] == str(default_bundle())
+    assert facts["engines"]["onnxruntime"].startswith("1.32")
+    assert "cosine" in run("skingpt", "info").stdout
+    result = run("skingpt", "verify")
+    assert result.returncode == 0
+    assert "whole and unchanged" in result.stdout
+
+
+USAGE = [
+    (),
+    ("diagnose",),
+    ("diagnose", PHOTO, "--temperature", "-1"),
+    ("diagnose", PHOTO, "--top-p", "2"),
+    ("diagnose", PHOTO, "--max-new-tokens", "0"),
+    ("diagnose", PHOTO, "--seed", "-1"),
+    ("diagnose", PHOTO, "--threads", "0"),
+    ("diagnose", PHOTO, "--context", "1"),
+    ("diagnose", PHOTO, "--html", "/no/such/folder/page.html"),
+    ("diagnose", PHOTO, "--questions", "/no/such/file"),
+    ("chat", PHOTO, "--json"),
+    ("trace", PHOTO),
+]
+
+
+@pytest.mark.parametrize("arguments", USAGE, ids=lambda a: " ".join(str(part) for part in a[:1] + a[2:]))
+def test_wrong_usage_is_2(arguments):
+    result = run("skingpt", *arguments)
+    assert result.returncode == 2
+    assert result.stdout == ""
+    assert "error: " in result.stderr
+
+
+def test_a_wrong_picture_is_3(photo, tmp_path):
+    small = tmp_path / "small.png"
+    small.write_bytes(encode(photo.resize((10, 10)), "PNG"))
+    for command in (("diagnose", small), ("chat", small, "-q", "x"), ("trace", small, "-q", "x", "-o", tmp_path / "t")):
+        result = run("skingpt", *command)
+        assert result.returncode == 3
+        assert result.stderr.splitlines()[-1] == "error: small.png: 10 × 10 pixels; each side needs at least 16"
+    assert not (tmp_path / "t").exists()
+
+
+def test_a_question_too_long_is_3():
+    result = run("skingpt", "chat", PHOTO, "-q", "why " * 3000)
+    assert result.returncode == 3
+    assert "the context holds 2048" in result.stderr
+
+
+def test_a_wrong_bundle_is_4(tmp_path):
+    for command in (("diagnose", PHOTO, "--bundle", tmp_path), ("info", tmp_path), ("verify", tmp_path / "gone")):
+        result = run("skingpt", *command)
+        assert result.returncode == 4
+        assert result.stderr.count("\n") == 1
+
+
+def test_verify_finds_a_flipped_bit_with_4(tmp_path):
+    copy = shutil.copytree(FORMAT_1, tmp_path / "bundle")
+    data = bytearray((copy / "llm.gguf").read_bytes())
+    data[-5000] ^= 1
+    (copy / "llm.gguf").write_bytes(data)
+    result = run("skingpt", "verify", copy)
+    assert result.returncode == 4
+    assert "llm.gguf: its content has changed" in result.stderr
+
+
+def test_an_engine_that_is_not_there_is_6(tmp_path):
+    (tmp_path / "llama_cpp.py").write_text("raise ImportError")
+    result = run("skingpt", "diagnose", PHOTO, env={**os.environ, "PYTHONPATH": str(tmp_path)})
+    assert result.returncode == 6
+    assert result.stderr.splitlines()[-1].startswith("error: the llama.cpp engine is not installed: pip install")
+
+
+def test_interrupting_is_130_and_keeps_the_finished_reports(tmp_path):
+    page = tmp_path / "page.html"
+    program = Path(sys.executable).with_name("skingpt")
+    images = [str(PHOTO)] * 200
+    process = subprocess.Popen(
+        [program, "diagnose", *images, "--html", page, *SHORT],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stderr is not None
+    while "picture 3 of 200" not in process.stderr.readline():
+        assert process.poll() is None
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "interrupted" in errors
+    assert page.read_text().count("<article>") >= 2
+
+
+def test_a_reader_that_goes_away_is_no_traceback():
+    program = Path(sys.executable).with_name("skingpt")
+    with subprocess.Popen(
+        [program, "diagnose", PHOTO, "--json", *SHORT], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        process.stdout.close()
+        assert "Traceback" not in process.stderr.read()
+    assert process.returncode == 141

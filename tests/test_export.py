@@ -1,0 +1,365 @@
+"""From checkpoints to a bundle: what is read, what is refused, what is left behind."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+from skingpt_edge.engines.errors import ExportError
+from skingpt_edge.engines.gguf_header import read_gguf_header
+from skingpt_edge.engines.onnx_runtime import OrtGraph
+from skingpt_edge.export import graphs, synth
+from skingpt_edge.export.checkpoints import LlamaFolder
+from skingpt_edge.export.gguf_file import F16, file_types, plain_types, quantise, write_gguf
+from skingpt_edge.export.llama_reference import reference_logits, token_embeddings
+from skingpt_edge.export.llama_weights import LlamaCheckpoint
+from skingpt_edge.export.quantise import to_float16
+from skingpt_edge.export.vision_weights import (
+    expected_shapes,
+    load_vision_model,
+    read_vision,
+    resize_positions,
+    save_float32,
+)
+from skingpt_edge.runtime.bundle import read_bundle
+from support import CHECKPOINT, FORMAT_1, GOLDEN, export, run
+
+VIT, QFORMER, ADAPTER = (CHECKPOINT / f"{name}.pth" for name in ("eva_vit_g", "blip2_pretrained", "skingpt4"))
+
+
+@pytest.fixture
+def checkpoint(tmp_path) -> Path:
+    """A copy of the golden checkpoint to spoil."""
+    return Path(shutil.copytree(CHECKPOINT, tmp_path / "checkpoint"))
+
+
+def load(path: Path):
+    return torch.load(path, weights_only=True)
+
+
+def test_sizes_come_from_the_files():
+    config, tensors = read_vision(VIT, QFORMER, ADAPTER)
+    assert (config.width, config.depth, config.mlp, config.patches) == (176, 3, 768, 256)
+    assert (config.queries, config.qformer_width, config.qformer_layers, config.cross_layers) == (32, 128, 4, (0, 2))
+    assert tensors.keys() == expected_shapes(config).keys()
+    assert not any("intermediate.dense" in name or "word_embeddings" in name for name in tensors)
+
+
+def test_what_the_adapter_holds_wins(checkpoint):
+    data = load(checkpoint / "skingpt4.pth")
+    name = "visual_encoder.blocks.1.mlp.fc1.weight"
+    data["model"][name] = torch.full((768, 176), 0.25)
+    data["model"]["ln_vision.bias"] = torch.full((176,), 3.0)
+    data["model"]["llama_model.ignored"] = torch.zeros(1)
+    torch.save(data, checkpoint / "skingpt4.pth")
+    _, tensors = read_vision(VIT, QFORMER, checkpoint / "skingpt4.pth")
+    assert (tensors[name] == 0.25).all()
+    assert (tensors["ln_vision.bias"] == 3).all()
+    assert (tensors["visual_encoder.blocks.0.mlp.fc1.weight"] == load(VIT)["blocks.0.mlp.fc1.weight"]).all()
+
+
+def test_an_adapter_that_overrides_the_vit_changes_the_bundle(checkpoint, tmp_path):
+    data = load(checkpoint / "skingpt4.pth")
+    data["model"]["visual_encoder.blocks.0.attn.q_bias"] = torch.randn(176)
+    torch.save(data, checkpoint / "skingpt4.pth")
+    target = tmp_path / "bundle"
+    result = export(target, "f32", "f32", "--pictures", GOLDEN / "images", "--json", checkpoint=checkpoint)
+    assert result.returncode == 0, result.stderr  # parity holds: torch and the bundle have both taken it over
+    stage = json.loads(result.stdout)["parity"]["stages"]["image_features"]
+    assert stage["max_abs"] < 1e-4
+    trace = tmp_path / "trace"
+    assert run("skingpt", "trace", GOLDEN / "images/00.jpg", "-q", "x", "--bundle", target, "-o", trace,
+               "--max-new-tokens", "1").returncode == 0  # fmt: skip
+    original = np.load(GOLDEN / "expected/00.npz")["image_features"]
+    assert np.abs(np.load(trace / "trace.npz")["image_features"] - original).max() > 0.01
+
+
+def spoil_missing(data):
+    for name in [name for name in data if ".norm1." in name or ".norm2." in name]:
+        del data[name]
+
+
+def spoil_shape(data):
+    data["blocks.1.mlp.fc2.weight"] = data["blocks.1.mlp.fc2.weight"].T.contiguous()
+
+
+def spoil_nan(data):
+    data["blocks.2.attn.proj.weight"][3, 4] = float("nan")
+
+
+@pytest.mark.parametrize(
+    ("spoil", "words"),
+    [
+        (spoil_missing, "visual_encoder.blocks.0.norm1.weight: missing"),
+        (spoil_shape, "visual_encoder.blocks.1.mlp.fc2.weight: shape (768, 176), expected (176, 768)"),
+        (spoil_nan, "visual_encoder.blocks.2.attn.proj.weight: 1 of 30976 values are NaN or infinite"),
+    ],
+)
+def test_a_spoilt_vit_is_named_and_nothing_is_left(spoil, words, checkpoint, tmp_path):
+    data = load(checkpoint / "eva_vit_g.pth")
+    spoil(data)
+    torch.save(data, checkpoint / "eva_vit_g.pth")
+    target = tmp_path / "out" / "bundle"
+    target.parent.mkdir()
+    result = export(target, "f32", "f32", checkpoint=checkpoint)
+    assert result.returncode == 4
+    assert words in result.stderr
+    assert "Traceback" not in result.stderr
+    assert list(target.parent.iterdir()) == []
+
+
+def test_at_most_ten_problems_are_named(checkpoint):
+    data = load(checkpoint / "eva_vit_g.pth")
+    spoil_missing(data)
+    torch.save(data, checkpoint / "eva_vit_g.pth")
+    with pytest.raises(ExportError) as error:
+        read_vision(checkpoint / "eva_vit_g.pth", QFORMER, ADAPTER)
+    assert str(error.value).count(": missing") == 10
+    assert "and 2 more" in str(error.value)
+
+
+def test_an_infinite_value_in_the_language_model_is_named_and_nothing_is_left(checkpoint, tmp_path):
+    path = checkpoint / "llm/pytorch_model.bin"
+    data = load(path)
+    data["model.layers.1.mlp.up_proj.weight"][0, 0] = float("inf")
+    torch.save(data, path)
+    target = tmp_path / "out" / "bundle"
+    result = export(target, "f32", "f32", checkpoint=checkpoint)
+    assert result.returncode == 4
+    assert "blk.1.ffn_up.weight: 1 of 196608 values are NaN or infinite" in result.stderr
+    assert list(target.parent.iterdir()) == []
+
+
+def test_a_missing_tensor_of_the_language_model_is_named(checkpoint):
+    path = checkpoint / "llm/pytorch_model.bin"
+    data = load(path)
+    del data["model.layers.0.self_attn.o_proj.weight"]
+    torch.save(data, path)
+    with pytest.raises(ExportError, match=r"model.layers.0.self_attn.o_proj.weight: missing"):
+        LlamaCheckpoint(LlamaFolder(checkpoint / "llm"))
+
+
+def test_a_git_lfs_pointer_is_recognised(checkpoint):
+    pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 13000000000\n"
+    for name in ("eva_vit_g.pth", "llm/pytorch_model.bin", "llm/tokenizer.model"):
+        (checkpoint / name).write_text(pointer)
+        with pytest.raises(ExportError, match=rf"{Path(name).name}: a Git LFS pointer"):
+            if name.startswith("llm"):
+                LlamaFolder(checkpoint / "llm")
+            else:
+                read_vision(checkpoint / name, QFORMER, ADAPTER)
+        shutil.copy(CHECKPOINT / name, checkpoint / name)
+
+
+def test_code_in_a_checkpoint_is_not_run(checkpoint, tmp_path):
+    class Evil:
+        def __reduce__(self):
+            return (os.mkdir, (str(tmp_path / "ran"),))
+
+    torch.save({"model": {"x": Evil()}}, checkpoint / "skingpt4.pth")
+    with pytest.raises(ExportError, match=r"skingpt4.pth: cannot be read"):
+        read_vision(VIT, QFORMER, checkpoint / "skingpt4.pth")
+    assert not (tmp_path / "ran").exists()
+
+
+def logits_of(folder: Path):
+    files = LlamaFolder(folder)
+    source = LlamaCheckpoint(files)
+    (logits,) = reference_logits(source, [token_embeddings(source, [1, 5, 9, 300])], [2])
+    files.close()
+    return logits
+
+
+@pytest.mark.parametrize("layout", ["safetensors", "sharded safetensors", "sharded bin"])
+def test_every_layout_of_a_llama_reads_the_same(layout, checkpoint):
+    folder = checkpoint / "llm"
+    expected = logits_of(folder)
+    data = {name: tensor.clone() for name, tensor in load(folder / "pytorch_model.bin").items()}
+    (folder / "pytorch_model.bin").unlink()
+    if layout == "safetensors":
+        save_file(data, folder / "model.safetensors")
+    else:
+        suffix, stem = (".bin", "pytorch_model") if "bin" in layout else (".safetensors", "model")
+        shards = {f"{stem}-{i}-of-2{suffix}": dict(list(data.items())[i::2]) for i in range(2)}
+        for name, part in shards.items():
+            (torch.save if "bin" in layout else save_file)(part, folder / name)
+        weight_map = {tensor: name for name, part in shards.items() for tensor in part}
+        (folder / f"{stem}{suffix}.index.json").write_text(json.dumps({"weight_map": weight_map}))
+    assert torch.equal(logits_of(folder), expected)
+
+
+def test_position_embeddings_of_another_grid_are_interpolated():
+    positions = torch.randn(1, 1 + 16 * 16, 8)
+    assert resize_positions(positions, 257) is positions
+    grown = resize_positions(positions, 1 + 24 * 24)
+    assert grown.shape == (1, 577, 8)
+    assert torch.equal(grown[:, 0], positions[:, 0])
+
+
+def test_a_bundle_is_replaced_only_when_forced(tmp_path):
+    target = Path(shutil.copytree(FORMAT_1, tmp_path / "bundle"))
+    before = (target / "bundle.json").read_bytes()
+    result = run("skingpt-export", "synth", "--shape", "tiny", "-o", target)
+    assert result.returncode == 4
+    assert "--force replaces it" in result.stderr
+    assert (target / "bundle.json").read_bytes() == before
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").write_text("")
+    result = run("skingpt-export", "synth", "--shape", "tiny", "-o", tmp_path / "mine", "--force")
+    assert result.returncode == 4
+    assert "is not a bundle" in result.stderr
+
+
+def test_a_bundle_past_its_limit_is_refused_unless_accepted(tmp_path):
+    target = tmp_path / "out" / "bundle"
+    pictures = ("--pictures", GOLDEN / "images")
+    result = export(target, "int8", "q4_0", *pictures)
+    assert result.returncode == 4
+    assert "language model: " in result.stderr
+    assert "--accept-parity" in result.stderr
+    assert list(target.parent.iterdir()) == []
+    result = export(target, "int8", "q4_0", *pictures, "--accept-parity")
+    assert result.returncode == 0
+    (failure,) = read_bundle(target).manifest.parity.failures
+    assert failure.startswith("language model: ")
+    assert "ACCEPTED BY HAND" in run("skingpt", "info", target).stdout
+
+
+def test_the_manifest_says_what_the_bundle_was_made_from(exact_bundle):
+    manifest = read_bundle(exact_bundle).manifest
+    assert [source.role for source in manifest.provenance.sources] == ["vit", "qformer", "adapter", "llm", "llm"]
+    assert manifest.llm.kv_type == "f32"
+    assert not manifest.llm.flash_attention
+    parity = manifest.parity
+    assert parity.failures == ()
+    assert parity.llm.free_running == parity.end_to_end.free_running == parity.llm.compared == 96
+    assert parity.stages["image_embeds"].max_abs < 1e-4
+    assert parity.stages["first_logits"].max_abs < 1e-3
+
+
+def test_no_path_of_the_exporting_machine_is_in_a_bundle(exact_bundle):
+    for path in exact_bundle.iterdir():
+        assert str(Path(graphs.__file__).parents[1]).encode() not in path.read_bytes(), path
+
+
+@pytest.mark.parametrize("moment", ["reading the checkpoints", "qformer: tracing", "comparing with torch"])
+def test_an_export_killed_at_any_moment_leaves_no_bundle_and_the_next_one_tidies_up(moment, tmp_path):
+    target = tmp_path / "bundle"
+    program = Path(sys.executable).with_name("skingpt-export")
+    command = [program, "bundle", "--vit", VIT, "--qformer", QFORMER, "--adapter", ADAPTER, "--llm", CHECKPOINT / "llm",
+               "--vision", "f32", "--llm-type", "f32", "-o", target]  # fmt: skip
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    assert process.stderr is not None
+    while moment not in process.stderr.readline():
+        assert process.poll() is None
+    process.send_signal(signal.SIGKILL)
+    process.stderr.close()
+    process.wait()
+    assert not target.exists()
+    assert run("skingpt", "info", target).returncode == 4
+    assert run("skingpt-export", "synth", "--shape", "tiny", "-o", target).returncode == 0
+    assert [path.name for path in tmp_path.iterdir()] == ["bundle"]
+
+
+def test_interrupting_an_export_leaves_nothing(tmp_path):
+    program = Path(sys.executable).with_name("skingpt-export")
+    process = subprocess.Popen(
+        [program, "synth", "--shape", "tiny", "-o", tmp_path / "bundle"], stderr=subprocess.PIPE, text=True
+    )
+    assert process.stderr is not None
+    while "tracing" not in process.stderr.readline():
+        assert process.poll() is None
+    time.sleep(0.5)
+    process.send_signal(signal.SIGINT)
+    process.stderr.read()
+    assert process.wait() == 130
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_value_beyond_float16_is_an_error():
+    with pytest.raises(ExportError, match=r"w: holds values beyond float16's range \(7e\+04\)"):
+        to_float16(np.array([1, 7e4], np.float32), "w")
+
+
+def test_a_type_llama_cpp_cannot_make_is_refused(tmp_path):
+    result = run("skingpt-export", "synth", "--shape", "tiny", "--llm-type", "q9_9", "-o", tmp_path / "b")
+    assert result.returncode == 4
+    assert "known are f32, " in result.stderr
+
+
+@pytest.mark.parametrize("kind", ["q4_k_m", "q8_0", "q4_0"])
+def test_a_synthetic_model_has_the_types_and_bytes_llama_cpp_quantises_to(kind, tmp_path):
+    config = synth.SHAPES["tiny"].llama
+    number = file_types()[kind]
+    source = synth.random_llm(config, kind, number, tmp_path, tmp_path / "direct.gguf", lambda *_: None)
+    write_gguf(source, tmp_path / "f16.gguf", plain_types(F16), 1, "synthetic", lambda *_: None)
+    quantise(tmp_path / "f16.gguf", tmp_path / "theirs.gguf", kind, lambda *_: None)
+    direct, theirs = (read_gguf_header(tmp_path / name) for name in ("direct.gguf", "theirs.gguf"))
+    assert direct == theirs
+    assert (tmp_path / "direct.gguf").stat().st_size == pytest.approx(
+        (tmp_path / "theirs.gguf").stat().st_size, abs=4096
+    )
+
+
+def test_our_int8_graph_is_optimums(tmp_path):
+    """The int8 tier is made weight by weight; Optimum's whole-model quantiser must give the same numbers."""
+    import onnx_ir as ir
+    from optimum.onnxruntime import ORTQuantizer
+    from optimum.onnxruntime.configuration import AutoQuantizationConfig
+    from transformers import PretrainedConfig
+
+    config, tensors = read_vision(VIT, QFORMER, ADAPTER)
+    save_float32(expected_shapes(config), tensors.__getitem__, tmp_path / "vision.safetensors")
+    model = load_vision_model(config, tmp_path / "vision.safetensors")
+    for precision in ("f32", "int8"):
+        (tmp_path / precision).mkdir()
+        graphs.export_graphs(model, config, precision, tmp_path / precision)
+    plain = tmp_path / "f32" / "vision_encoder.onnx"
+    products = [
+        node.name for node in ir.load(plain).graph if node.op_type == "MatMul" and node.inputs[1].is_initializer()
+    ]
+    settings = AutoQuantizationConfig.avx512_vnni(
+        is_static=False, per_channel=True, operators_to_quantize=["MatMul"], nodes_to_quantize=products
+    )
+    ORTQuantizer(plain, PretrainedConfig()).quantize(settings, tmp_path / "theirs", file_suffix=None)
+    pixels = {"pixels": np.load(GOLDEN / "expected/00.npz")["pixels"]}
+    ours, theirs = (
+        OrtGraph(folder / "vision_encoder.onnx", device="cpu", precision="int8", threads=1).run(pixels)
+        for folder in (tmp_path / "int8", tmp_path / "theirs")
+    )
+    assert len(products) == 4 * config.depth
+    assert np.abs(ours["image_features"] - theirs["image_features"]).max() < 1e-3
+
+
+def test_the_graphs_take_any_batch(exact_bundle):
+    pixels = np.load(GOLDEN / "expected/00.npz")["pixels"]
+    graph = OrtGraph(exact_bundle / "vision_encoder.onnx", device="cpu", precision="f32", threads=1)
+    single = graph.run({"pixels": pixels})["image_features"]
+    for batch in (1, 3):
+        many = graph.run({"pixels": np.repeat(pixels, batch, axis=0)})["image_features"]
+        assert np.abs(many - single).max() < 1e-4
+
+
+def test_a_template_file_is_used_and_checked(tmp_path):
+    from skingpt_edge.export.templates import read_template
+
+    fields = {
+        "system": "", "first": "### Instruction: <Img><ImageHere></Img> {question} ### Response:",
+        "next": "### Instruction: {question} ### Response:", "answer": " {answer}", "stop": ["###"], "answer_after": "",
+    }  # fmt: skip
+    file = tmp_path / "paper.json"
+    file.write_text(json.dumps(fields))
+    assert read_template(str(file)).first.startswith("### Instruction")
+    file.write_text(json.dumps({**fields, "next": "nothing"}))
+    with pytest.raises(ExportError, match="`next` needs"):
+        read_template(str(file))
+    with pytest.raises(ExportError, match="neither one of skingpt4"):
+        read_template("vicuna")
