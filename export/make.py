@@ -1,6 +1,5 @@
 """Make a bundle: from checkpoints with proof of parity, or synthetic."""
 
-import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from importlib.resources import files
@@ -22,7 +21,6 @@ from .synth import SHAPES, RandomTensors, random_llm
 from .templates import SKINGPT4
 from .vision_weights import expected_shapes, load_vision_model, read_vision, save_float32
 
-WORK = "work"  # inside the unfinished bundle; gone before it is finished
 SYNTHETIC_NOTICE = "Synthetic bundle: random weights for measuring speed. Its words mean nothing."
 
 
@@ -79,33 +77,26 @@ def export_bundle(checkpoints: Checkpoints, target: Path, choices: Choices, pict
             f"{checkpoints.adapter.name} projects to width {config.n_embd}, "
             f"but the language model in {checkpoints.llm} has width {llama.config.width}"
         )
-    with new_bundle(target, force=choices.force) as folder:
-        work = folder / WORK
-        work.mkdir()
+    with new_bundle(target, force=choices.force) as (folder, work):
         save_float32(expected_shapes(config), tensors.__getitem__, work / "vision.safetensors")
         del tensors
         vision = load_vision_model(config, work / "vision.safetensors")
         export_graphs(vision, config, choices.vision, folder)
         _write_llm(llama, choices, work, folder / "llm.gguf")
         sources = _sources(checkpoints, llm_files)
-        kept = work.rename(folder.with_name(f"{folder.name}.{WORK}"))
-        try:
-            manifest = make_manifest(
-                folder,
-                name=choices.name,
-                notice=choices.notice,
-                sources=sources,
-                vision=config,
-                precision=choices.vision,
-                llama=llama.config,
-                llm_type=choices.llm_type,
-                template=choices.template,
-            )
-            (folder / MANIFEST).write_text(manifest.to_json())
-            measured = parity.measure(folder, vision, llama, shots)
-        finally:
-            del vision
-            shutil.rmtree(kept, ignore_errors=True)
+        manifest = make_manifest(
+            folder,
+            name=choices.name,
+            notice=choices.notice,
+            sources=sources,
+            vision=config,
+            precision=choices.vision,
+            llama=llama.config,
+            llm_type=choices.llm_type,
+            template=choices.template,
+        )
+        (folder / MANIFEST).write_text(manifest.to_json())
+        measured = parity.measure(folder, vision, llama, shots)
         step(parity.table(measured))
         if measured.failures and not choices.accept_parity:
             raise ParityError(
@@ -146,9 +137,7 @@ def synthesise_bundle(shape: str, target: Path, choices: Choices) -> Manifest:
     """Make a bundle of a full shape with random weights; it has no original and no parity."""
     choices.check()
     sizes = SHAPES[shape]
-    with new_bundle(target, force=choices.force) as folder:
-        work = folder / WORK
-        work.mkdir()
+    with new_bundle(target, force=choices.force) as (folder, work):
         shapes = expected_shapes(sizes.vision)
         save_float32(shapes, RandomTensors(shapes).tensor, work / "vision.safetensors")
         vision = load_vision_model(sizes.vision, work / "vision.safetensors")
@@ -158,7 +147,6 @@ def synthesise_bundle(shape: str, target: Path, choices: Choices) -> Manifest:
         number = file_types()[choices.llm_type]
         with bar(f"making a random language model as {choices.llm_type}") as move:
             llama = random_llm(sizes.llama, choices.llm_type, number, work, folder / "llm.gguf", move)
-        shutil.rmtree(work)
         manifest = make_manifest(
             folder,
             name=choices.name,

@@ -7,6 +7,7 @@ have chosen. Up to the first difference that is what torch would have generated 
 
 import io
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,18 +17,21 @@ from PIL import Image
 from torch import Tensor
 
 from ..engines.base import Array, Floats
-from ..runtime.bundle import read_bundle
-from ..runtime.conversation import Answer
+from ..runtime.bundle import Bundle, read_bundle
+from ..runtime.conversation import Answer, Conversation
+from ..runtime.kv_cache import KvCache
 from ..runtime.manifest import Manifest, Parity, StageParity, TokenParity
 from ..runtime.sampling import GenerationConfig
-from ..runtime.skingpt import SkinGPT
-from ..runtime.vision import ImageEmbedding
+from ..runtime.skingpt import open_language_model, open_vision
+from ..runtime.threads import default_threads
+from ..runtime.vision import ImageEmbedding, VisionStages
 from .llama_reference import reference_logits, reference_tokens, token_embeddings
 from .llama_weights import LlamaSource
 from .progress import step
 from .vision_model import IMAGE_MEAN, IMAGE_SIZE, IMAGE_STD, VisionModel
 
 NEW_TOKENS = 32
+CONTEXT = 512  # enough for one question, and small: a long one would cost a 13B model more than a gigabyte
 STAGES = ("pixels", "image_features", "query_output", "image_embeds", "first_logits")
 
 EXACT = 1e-3
@@ -49,37 +53,61 @@ class Picture:
 
 
 def measure(folder: Path, vision: VisionModel, llama: LlamaSource, pictures: Sequence[Picture]) -> Parity:
-    """Run the bundle in `folder` and torch on the pictures and compare."""
-    with SkinGPT.from_bundle(read_bundle(folder)) as model:
-        question = model.bundle.manifest.questions[0].question
-        references, alone, whole = [], [], []
-        compared: dict[str, list[tuple[Array, Array]]] = {stage: [] for stage in STAGES}
-        for number, picture in enumerate(pictures, 1):
-            step(f"comparing with torch: picture {number} of {len(pictures)}")
-            reference = vision_reference(vision, picture)
-            stages, _ = model.vision.stages(picture.data, picture.name)
-            for stage, values in reference.items():
-                compared[stage].append((getattr(stages, stage), values))
-            references.append(reference["image_embeds"][0])
-            alone.append(_greedy(model, references[-1], f"reference of {picture.name}", question))
-            whole.append(_greedy(model, stages.image_embeds[0], picture.name, question))
-    runs = [answer for answer, _ in (*alone, *whole)]
-    logits = _reference_logits(llama, runs, [*references, *references])
-    compared["first_logits"] = [
-        (first, expected[0].numpy()) for (_, first), expected in zip(alone, logits, strict=False)
-    ]
+    """Run the bundle in `folder` and torch on the pictures and compare.
+
+    Vision, language model and torch's language model run one after the other, never side by side in memory.
+    """
+    bundle = read_bundle(folder)
+    expected, found = _vision_stages(bundle, vision, pictures)
+    references = [stages["image_embeds"][0] for stages in expected]
+    alone, whole, first_logits = _answers(bundle, references, [stages.image_embeds[0] for stages in found])
+    logits = _reference_logits(llama, [*alone, *whole], [*references, *references])
+    pairs: dict[str, list[tuple[Array, Array]]] = {
+        stage: [(getattr(mine, stage), theirs[stage]) for mine, theirs in zip(found, expected, strict=True)]
+        for stage in STAGES[:-1]
+    }
+    pairs["first_logits"] = [(mine, rows[0].numpy()) for mine, rows in zip(first_logits, logits, strict=False)]
     half = len(alone)
-    tokens = _tokenizer_failures(llama, runs[0])
-    return check(
-        model.bundle.manifest,
-        Parity(
-            pictures=len(pictures),
-            stages={stage: _stage(pairs) for stage, pairs in compared.items()},
-            llm=_tokens(runs[:half], logits[:half]),
-            end_to_end=_tokens(runs[half:], logits[half:]),
-            failures=tokens,
-        ),
+    parity = Parity(
+        pictures=len(pictures),
+        stages={stage: _stage(values) for stage, values in pairs.items()},
+        llm=_tokens(alone, logits[:half]),
+        end_to_end=_tokens(whole, logits[half:]),
+        failures=_tokenizer_failures(llama, alone[0]),
     )
+    return check(bundle.manifest, parity)
+
+
+def _vision_stages(
+    bundle: Bundle, vision: VisionModel, pictures: Sequence[Picture]
+) -> tuple[list[dict[str, Floats]], list[VisionStages]]:
+    """Torch's stages and the bundle's, by picture."""
+    expected, found = [], []
+    with closing(open_vision(bundle, device="cpu", threads=default_threads())) as mine:
+        for number, picture in enumerate(pictures, 1):
+            step(f"comparing vision with torch: picture {number} of {len(pictures)}")
+            expected.append(vision_reference(vision, picture))
+            found.append(mine.stages(picture.data, picture.name)[0])
+    return expected, found
+
+
+def _answers(
+    bundle: Bundle, references: Sequence[Floats], own: Sequence[Floats]
+) -> tuple[list[Answer], list[Answer], list[Floats]]:
+    """The bundle's greedy answers given torch's image embeddings and its own; first logits given torch's."""
+    answers, first_logits = [], []
+    manifest = bundle.manifest
+    question = manifest.questions[0].question
+    step("answering with the bundle's language model")
+    with closing(open_language_model(bundle, device="cpu", threads=default_threads(), context=CONTEXT)) as model:
+        cache = KvCache(model)
+        for number, embeds in enumerate([*references, *own]):
+            image = ImageEmbedding(embeds, sha256=str(number), name=str(number))
+            conversation = Conversation(model, cache, manifest.template, CONTEXT, image)
+            first_logits.append(conversation.first_logits(question))
+            answers.append(conversation.ask(question, GenerationConfig(NEW_TOKENS, ignore_stop=True)))
+    half = len(references)
+    return answers[:half], answers[half:], first_logits[:half]
 
 
 def vision_reference(vision: VisionModel, picture: Picture) -> dict[str, Floats]:
@@ -94,12 +122,6 @@ def vision_reference(vision: VisionModel, picture: Picture) -> dict[str, Floats]
         query_output, embeds = vision.query(features)
     values = (pixels, features, query_output, embeds)
     return {stage: value.numpy() for stage, value in zip(STAGES, values, strict=False)}
-
-
-def _greedy(model: SkinGPT, embeds: Floats, name: str, question: str) -> tuple[Answer, Floats]:
-    image = ImageEmbedding(embeds, sha256=name, name=name)
-    first = model.first_logits(image, question)
-    return model.ask(image, question, GenerationConfig(NEW_TOKENS, ignore_stop=True)), first
 
 
 def _reference_logits(llama: LlamaSource, runs: Sequence[Answer], embeds: Sequence[Floats]) -> list[Tensor]:

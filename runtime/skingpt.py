@@ -74,17 +74,8 @@ class SkinGPT:
             raise InputError(f"threads is {threads}, expected 1 to 1024")
         if context is not None and not MIN_CONTEXT <= context <= MAX_CONTEXT:
             raise InputError(f"context is {context}, expected {MIN_CONTEXT} to {MAX_CONTEXT}")
-        part = bundle.manifest.llm
         vision = open_vision(bundle, device=device, threads=threads)
-        model = LlamaCppModel(
-            bundle.file(part.file),
-            context=context or part.context,
-            threads=threads,
-            precision=part.type,
-            kv_type=part.kv_type,
-            flash_attention=part.flash_attention,
-            device=device,
-        )
+        model = open_language_model(bundle, device=device, threads=threads, context=context)
         return cls(bundle, vision, model)
 
     @property
@@ -188,3 +179,17 @@ def open_vision(bundle: Bundle, *, device: str, threads: int) -> VisionModel:
         for name in (part.encoder, part.qformer)
     )
     return VisionModel(bundle, encoder, qformer)
+
+
+def open_language_model(bundle: Bundle, *, device: str, threads: int, context: int | None = None) -> LlamaCppModel:
+    """Load a bundle's language model. Raises EngineError."""
+    part = bundle.manifest.llm
+    return LlamaCppModel(
+        bundle.file(part.file),
+        context=context or part.context,
+        threads=threads,
+        precision=part.type,
+        kv_type=part.kv_type,
+        flash_attention=part.flash_attention,
+        device=device,
+    )

@@ -201,17 +201,12 @@ def test_interrupting_is_130_and_keeps_the_finished_reports(tmp_path):
     page = tmp_path / "page.html"
     program = Path(sys.executable).with_name("skingpt")
     images = [str(PHOTO)] * 200
-    process = subprocess.Popen(
-        [program, "diagnose", *images, "--html", page, *SHORT],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    assert process.stderr is not None
-    while "picture 3 of 200" not in process.stderr.readline():
-        assert process.poll() is None
-    process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=60)
+    command = [program, "diagnose", *images, "--html", page, *SHORT]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process:
+        while "picture 3 of 200" not in process.stderr.readline():
+            assert process.poll() is None
+        process.send_signal(signal.SIGINT)
+        errors = process.stderr.read()
     assert process.returncode == 130
     assert "interrupted" in errors
     assert page.read_text().count("<article>") >= 2
