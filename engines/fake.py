@@ -75,7 +75,7 @@ class FakeLanguageModel:
         self.cells[target] = self.cells[source][:length]
 
     def rewind(self, sequence: int, length: int) -> None:
-        del self.cells[sequence][length:]
+        del self.cells.setdefault(sequence, [])[length:]
 
     def close(self) -> None:
         self.cells.clear()

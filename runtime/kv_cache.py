@@ -113,9 +113,9 @@ class KvCache:
         return end
 
     def _rewind(self, sequence: int, length: int) -> None:
-        if length < len(self._held[sequence]):
-            del self._held[sequence][length:]
-            self._model.rewind(sequence, length)
+        # Also when nothing here is beyond `length`: an evaluation that failed may have left cells in the model.
+        del self._held[sequence][length:]
+        self._model.rewind(sequence, length)
 
 
 def _common_prefix(a: Sequence[Item], b: Sequence[Item]) -> int:

@@ -100,6 +100,26 @@ def test_a_stream_left_unfinished_leaves_nothing_behind():
     assert "one" not in conversation.answers[0].prompt
 
 
+@pytest.mark.parametrize("sequence", [SYSTEM, WORK])
+def test_an_evaluation_that_fails_halfway_leaves_no_wrong_words(sequence):
+    model, converse = start([["red"]])
+    conversation = converse(1)
+    plain = model.evaluate_tokens
+
+    def fail(target, position, tokens):
+        plain(target, position, tokens[:2])
+        if target == sequence:
+            raise EngineError("out of luck")
+        plain(target, position + 2, tokens[2:])
+
+    model.evaluate_tokens = fail
+    with pytest.raises(EngineError, match="out of luck"):
+        conversation.ask("one")
+    model.evaluate_tokens = plain
+    conversation.ask("two")
+    assert model.cells[WORK] == cells(model, conversation)
+
+
 def test_when_the_context_is_full_old_turns_go_but_never_system_or_picture():
     room = SYSTEM_LENGTH + 32 + 150
     model, converse = start([["x" * 30]], n_ctx=room)
