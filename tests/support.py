@@ -1,8 +1,10 @@
 """What several tests use: the recorded data, the commands, pictures as bytes."""
 
 import io
+import signal
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 from PIL import Image
@@ -32,6 +34,14 @@ def export(target: Path, vision: str, llm_type: str, *extra: str | Path, checkpo
         "--vision", vision, "--llm-type", llm_type,
         "-o", target, *extra,
     )  # fmt: skip
+
+
+def interruptible(*command: str | Path, **options: object) -> "subprocess.Popen[str]":
+    """Start a command that SIGINT interrupts, even where the tests themselves run in the background."""
+    program = Path(sys.executable).with_name(str(command[0]))
+    default = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    words = [str(program), *map(str, command[1:])]
+    return subprocess.Popen(words, stderr=subprocess.PIPE, text=True, preexec_fn=default, **options)
 
 
 def encode(image: Image.Image, kind: str, **options: object) -> bytes:

@@ -11,7 +11,7 @@ from pathlib import Path
 import jsonschema
 import pytest
 from skingpt_edge.runtime.bundle import default_bundle
-from support import FORMAT_1, GOLDEN, encode, run
+from support import FORMAT_1, GOLDEN, encode, interruptible, run
 
 ROOT = Path(__file__).parents[1]
 PHOTO = GOLDEN / "images/00.jpg"
@@ -199,10 +199,8 @@ def test_an_engine_that_is_not_there_is_6(tmp_path):
 
 def test_interrupting_is_130_and_keeps_the_finished_reports(tmp_path):
     page = tmp_path / "page.html"
-    program = Path(sys.executable).with_name("skingpt")
-    images = [str(PHOTO)] * 200
-    command = [program, "diagnose", *images, "--html", page, *SHORT]
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process:
+    command = ("skingpt", "diagnose", *[PHOTO] * 200, "--html", page, *SHORT)
+    with interruptible(*command, stdout=subprocess.DEVNULL) as process:
         while "picture 3 of 200" not in process.stderr.readline():
             assert process.poll() is None
         process.send_signal(signal.SIGINT)

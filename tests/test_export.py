@@ -29,7 +29,7 @@ from skingpt_edge.export.vision_weights import (
     save_float32,
 )
 from skingpt_edge.runtime.bundle import read_bundle
-from support import CHECKPOINT, FORMAT_1, GOLDEN, export, run
+from support import CHECKPOINT, FORMAT_1, GOLDEN, export, interruptible, run
 
 VIT, QFORMER, ADAPTER = (CHECKPOINT / f"{name}.pth" for name in ("eva_vit_g", "blip2_pretrained", "skingpt4"))
 
@@ -266,9 +266,7 @@ def test_an_export_killed_at_any_moment_leaves_no_bundle_and_the_next_one_tidies
 
 
 def test_interrupting_an_export_leaves_nothing(tmp_path):
-    program = Path(sys.executable).with_name("skingpt-export")
-    command = [program, "synth", "--shape", "tiny", "-o", tmp_path / "bundle"]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+    with interruptible("skingpt-export", "synth", "--shape", "tiny", "-o", tmp_path / "bundle") as process:
         while "tracing" not in process.stderr.readline():
             assert process.poll() is None
         process.send_signal(signal.SIGINT)
