@@ -4,7 +4,6 @@ import io
 import signal
 import subprocess
 import sys
-from functools import partial
 from pathlib import Path
 
 from PIL import Image
@@ -37,11 +36,13 @@ def export(target: Path, vision: str, llm_type: str, *extra: str | Path, checkpo
 
 
 def interruptible(*command: str | Path, **options: object) -> "subprocess.Popen[str]":
-    """Start a command that SIGINT interrupts, even where the tests themselves run in the background."""
+    """Start a command that SIGINT interrupts, even where the tests themselves run in the background.
+
+    A shell's background processes ignore SIGINT and so do their children; one with a handler passes on none.
+    """
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     program = Path(sys.executable).with_name(str(command[0]))
-    default = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
-    words = [str(program), *map(str, command[1:])]
-    return subprocess.Popen(words, stderr=subprocess.PIPE, text=True, preexec_fn=default, **options)
+    return subprocess.Popen([str(program), *map(str, command[1:])], stderr=subprocess.PIPE, text=True, **options)
 
 
 def encode(image: Image.Image, kind: str, **options: object) -> bytes:
