@@ -104,10 +104,11 @@ def _answers(
         for number, embeds in enumerate([*references, *own]):
             image = ImageEmbedding(embeds, sha256=str(number), name=str(number))
             conversation = Conversation(model, cache, manifest.template, CONTEXT, image)
-            first_logits.append(conversation.first_logits(question))
+            if number < len(references):
+                first_logits.append(conversation.first_logits(question))
             answers.append(conversation.ask(question, GenerationConfig(NEW_TOKENS, ignore_stop=True)))
     half = len(references)
-    return answers[:half], answers[half:], first_logits[:half]
+    return answers[:half], answers[half:], first_logits
 
 
 def vision_reference(vision: VisionModel, picture: Picture) -> dict[str, Floats]:

@@ -13,9 +13,8 @@ from typing import TypeVar
 
 from ..engines.errors import EngineError, InputError, SkinGPTError
 from . import commands
-from .manifest import Question
+from .manifest import MAX_CONTEXT, MIN_CONTEXT, Question
 from .sampling import GenerationConfig
-from .skingpt import MAX_CONTEXT, MIN_CONTEXT
 
 Number = TypeVar("Number", int, float)
 INTERRUPTED, PIPE_CLOSED = 130, 141

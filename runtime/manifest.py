@@ -5,14 +5,19 @@ compute something other than what was exported.
 """
 
 import json
+import math
 import types
 from dataclasses import asdict, dataclass, fields, is_dataclass
 from typing import Any, get_args, get_origin, get_type_hints
 
-from ..engines.errors import BundleError
+from ..engines.errors import BundleError, InputError
+from .sampling import GenerationConfig
 
 FORMAT = 1
 MANIFEST = "bundle.json"
+MIN_CONTEXT, MAX_CONTEXT = 64, 32768
+MAX_IMAGE_SIZE = 1024
+KV_TYPES = ("f32", "f16", "q8_0")
 
 
 @dataclass(frozen=True)
@@ -184,10 +189,25 @@ def _check(manifest: Manifest) -> None:
             raise BundleError(f"{MANIFEST}: {name!r} is used but not listed in files")
     if len(manifest.image.mean) != 3 or len(manifest.image.std) != 3 or 0 in manifest.image.std:
         raise BundleError(f"{MANIFEST}: image.mean and image.std need three numbers, std without zero")
-    numbers = (manifest.image.size, llm.context, manifest.generation.max_new_tokens, shapes.vocabulary)
-    if min(numbers) < 1 or any(len(shape) != 2 or min(shape) < 1 for shape in _arrays(shapes)):
-        raise BundleError(f"{MANIFEST}: sizes and shapes must be positive")
+    if shapes.vocabulary < 1 or any(len(shape) != 2 or min(shape) < 1 for shape in _arrays(shapes)):
+        raise BundleError(f"{MANIFEST}: shapes must be pairs of positive numbers")
+    _check_range("image.size", manifest.image.size, 1, MAX_IMAGE_SIZE)
+    _check_range("llm.context", llm.context, MIN_CONTEXT, MAX_CONTEXT)
+    if llm.kv_type not in KV_TYPES:
+        raise BundleError(f"{MANIFEST}: llm.kv_type is {llm.kv_type!r}; known are {', '.join(KV_TYPES)}")
+    if not manifest.questions:
+        raise BundleError(f"{MANIFEST}: there is no question in questions")
+    given = manifest.generation
+    try:
+        GenerationConfig(given.max_new_tokens, given.temperature, given.top_p)
+    except InputError as error:
+        raise BundleError(f"{MANIFEST}: generation: {error}") from None
     check_template(manifest.template, f"{MANIFEST}: template")
+
+
+def _check_range(name: str, value: int, low: int, high: int) -> None:
+    if not low <= value <= high:
+        raise BundleError(f"{MANIFEST}: {name} is {value}, expected {low} to {high}")
 
 
 def parse_template(data: Any, where: str) -> Template:
@@ -236,9 +256,9 @@ def _parse(kind: Any, value: Any, where: str) -> Any:
         return tuple(_parse(arguments[0], item, f"{where}[{i}]") for i, item in enumerate(value))
     if origin is dict and isinstance(value, dict):
         return {key: _parse(arguments[1], item, f"{where}.{key}") for key, item in value.items()}
-    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+    if kind is float and type(value) in (int, float) and math.isfinite(value):
         return float(value)
-    if type(value) is not kind:
+    if type(value) is not kind or kind is float:
         raise BundleError(f"{where}: {value!r} is not of the expected type {getattr(kind, '__name__', kind)}")
     return value
 

@@ -13,13 +13,11 @@ from ..engines.onnx_runtime import OrtGraph
 from .bundle import Bundle, Progress, default_bundle, open_bundle
 from .conversation import Answer, Conversation
 from .kv_cache import KvCache
-from .manifest import Question
+from .manifest import MAX_CONTEXT, MIN_CONTEXT, Question
 from .report import Report, Section
 from .sampling import GenerationConfig
 from .threads import default_threads
 from .vision import ImageEmbedding, VisionModel
-
-MIN_CONTEXT, MAX_CONTEXT = 64, 32768
 
 
 class SkinGPT:

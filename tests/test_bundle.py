@@ -43,7 +43,13 @@ CHANGES = {
     "another size": (lambda d: d["files"]["llm.gguf"].update(size=7), r"llm.gguf: \d+ bytes, expected 7"),
     "no question in the template": (lambda d: d["template"].update(next="x"), r"template: `next` needs"),
     "an empty stop string": (lambda d: d["template"].update(stop=[""]), r"empty stop"),
-    "a negative shape": (lambda d: d["shapes"].update(image_embeds=[32, -1]), r"must be positive"),
+    "a negative shape": (lambda d: d["shapes"].update(image_embeds=[32, -1]), r"pairs of positive"),
+    "a huge context": (lambda d: d["llm"].update(context=10**9), r"llm.context is 1000000000, expected 64 to"),
+    "a huge image": (lambda d: d["image"].update(size=10**9), r"image.size is 1000000000, expected 1 to"),
+    "an unknown KV type": (lambda d: d["llm"].update(kv_type="q1"), r"kv_type is 'q1'; known are f32"),
+    "no questions": (lambda d: d.update(questions=[]), r"no question"),
+    "a temperature below zero": (lambda d: d["generation"].update(temperature=-1), r"generation: temperature is -1"),
+    "an infinite number": (lambda d: d["image"].update(mean=[float("inf")] * 3), r"not a number"),
 }
 
 
@@ -78,6 +84,13 @@ def test_a_listed_name_that_is_not_a_plain_file_here_is_refused(name, words, cop
 def test_what_is_no_manifest_is_refused(text, copy):
     (copy / MANIFEST).write_text(text)
     with pytest.raises(BundleError, match=MANIFEST):
+        read_bundle(copy)
+
+
+def test_a_number_too_large_for_a_float_is_refused(copy):
+    text = (copy / MANIFEST).read_text()
+    (copy / MANIFEST).write_text(text.replace('"top_p": 0.9', '"top_p": 1e999'))
+    with pytest.raises(BundleError, match=r"generation.top_p: inf is not of the expected type float"):
         read_bundle(copy)
 
 
