@@ -8,7 +8,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from .errors import EngineError, EngineUnavailable
+from .errors import BundleError, EngineUnavailable
 
 _log_tail: list[str] = []
 _listeners: list[Callable[[str], None]] = []
@@ -74,13 +74,13 @@ class _InitParams(ctypes.Structure):
 def read_gguf_header(path: Path) -> GgufHeader:
     """Read the header with llama.cpp's own parser, which checks every length against the file.
 
-    Raises EngineError if it is no GGUF file of a Llama.
+    Raises BundleError if it is no GGUF file of a Llama.
     """
     import_llama_cpp()
     lib = ggml_library()
     context = lib.gguf_init_from_file(str(path).encode(), _InitParams(True, None))
     if not context:
-        raise EngineError(f"{path.name}: not a GGUF file that llama.cpp can read ({last_log()})")
+        raise BundleError(f"{path.name}: not a GGUF file that llama.cpp can read ({last_log()})")
     try:
         return _read(lib, context, path.name)
     finally:
@@ -91,19 +91,19 @@ def _read(lib: ctypes.CDLL, context: int, name: str) -> GgufHeader:
     def key(wanted: str) -> int:
         index: int = lib.gguf_find_key(context, wanted.encode())
         if index < 0:
-            raise EngineError(f"{name}: the GGUF header has no {wanted}")
+            raise BundleError(f"{name}: the GGUF header has no {wanted}")
         return index
 
     def checked(wanted: str, kind: int) -> int:
         index = key(wanted)
         if lib.gguf_get_kv_type(context, index) != kind:
-            raise EngineError(f"{name}: {wanted} in the GGUF header has an unexpected type")
+            raise BundleError(f"{name}: {wanted} in the GGUF header has an unexpected type")
         return index
 
     uint32, string, array = 4, 8, 9  # enum gguf_type
     architecture = lib.gguf_get_val_str(context, checked("general.architecture", string)).decode()
     if architecture != "llama":
-        raise EngineError(f"{name}: architecture {architecture!r}, expected 'llama'")
+        raise BundleError(f"{name}: architecture {architecture!r}, expected 'llama'")
     tensors = range(lib.gguf_get_n_tensors(context))
     return GgufHeader(
         architecture=architecture,

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from .base import Array, EngineInfo, TensorSpec
-from .errors import EngineError, EngineUnavailable
+from .errors import BundleError, EngineError, EngineUnavailable
 
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 
@@ -13,6 +13,7 @@ class OrtGraph:
     """A graph run by ONNX Runtime on the device asked for, or an error."""
 
     def __init__(self, path: Path, *, device: str, precision: str, threads: int) -> None:
+        """Raises BundleError for a file that is no graph, EngineUnavailable for a device that is not there."""
         try:
             import onnxruntime
         except ImportError:
@@ -34,7 +35,7 @@ class OrtGraph:
         try:
             self._session = onnxruntime.InferenceSession(str(path), options, providers=[PROVIDERS[device]])
         except Exception as error:  # ONNX Runtime's exceptions share no base but Exception
-            raise EngineError(f"{path.name}: ONNX Runtime cannot load it: {error}") from error
+            raise BundleError(f"{path.name}: ONNX Runtime cannot load it: {error}") from error
         self._name = path.name
         self.info = EngineInfo("onnxruntime", onnxruntime.__version__, device, precision, threads)
         self.inputs = tuple(_spec(arg) for arg in self._session.get_inputs())

@@ -26,7 +26,7 @@ def load_state_dict(path: Path) -> dict[str, Tensor]:
     state = loaded.get("model", loaded) if isinstance(loaded, dict) else None
     if not isinstance(state, dict):
         raise ExportError(f"{path}: holds {type(loaded).__name__}, expected tensors by name")
-    tensors = {name: value for name, value in state.items() if isinstance(value, Tensor)}
+    tensors = {name: value.detach() for name, value in state.items() if isinstance(value, Tensor)}
     if not tensors:
         raise ExportError(f"{path}: holds no tensors")
     return tensors

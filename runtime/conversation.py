@@ -8,7 +8,7 @@ from ..engines.base import Floats, LanguageModel
 from ..engines.errors import QuestionError
 from .kv_cache import KvCache, Prefill
 from .manifest import Template
-from .prompt import Prompt, Turn, build_prompt
+from .prompt import EOS_MARK, Prompt, Turn, build_prompt
 from .sampling import GenerationConfig, Sampler
 from .text import StopFilter, cut_answer, utf8_decoder
 from .vision import ImageEmbedding
@@ -23,6 +23,9 @@ class Answer:
 
     question: str
     text: str
+    """The answer for a reader."""
+    original_text: str
+    """The answer as the original has it, and as the next prompt holds it: with `</s>` if the model ended it."""
     token_ids: tuple[int, ...]
     """Every token generated, an end-of-sequence token included."""
     finish_reason: str
@@ -103,6 +106,7 @@ class Conversation:
             Answer(
                 question=question.strip(),
                 text=cut_answer(text, self._template),
+                original_text=cut_answer(text + EOS_MARK * (reason == "eos"), self._template),
                 token_ids=tuple(tokens),
                 finish_reason=reason,
                 prompt=prompt.text,
@@ -128,16 +132,23 @@ class Conversation:
             return b""
         return self._model.piece(tokens[-1])
 
+    def _tokenize_after(self, parts: tuple[str, ...]) -> list[int]:
+        """Tokens of the text after the image. The original's tokenizer starts afresh after a special token."""
+        tokens = self._model.tokenize(parts[0], bos=False)
+        for part in parts[1:]:
+            tokens += [self._model.eos, *self._model.tokenize(part, bos=False)]
+        return tokens
+
     def _fit(self, question: str, new_tokens: int) -> tuple[Prompt, tuple[tuple[int, ...], tuple[int, ...]], int]:
         """The prompt with as many turns, the latest, as leave room for the answer."""
         if not question:
             raise QuestionError("the question is empty")
-        turns = [Turn(answer.question, answer.text) for answer in self.answers]
+        turns = [Turn(answer.question, answer.original_text) for answer in self.answers]
         for dropped in range(len(turns) + 1):
             prompt = build_prompt(self._template, turns[dropped:], question)
             segments = (
                 tuple(self._model.tokenize(prompt.before, bos=True)),
-                tuple(self._model.tokenize(prompt.after, bos=False)),
+                tuple(self._tokenize_after(prompt.after)),
             )
             needed = len(segments[0]) + len(self.image.embeds) + len(segments[1]) + new_tokens
             if needed <= self._context:

@@ -22,7 +22,11 @@ def write_trace(
     """Ask the questions in one conversation and write `trace.npz` and `trace.json` into `target`.
 
     `trace.npz` holds pixels (1, 3, size, size), image_features, query_output, image_embeds (1, n, width) and
-    first_logits (vocabulary,), all float32. Raises what the stages raise, InputError if it cannot be written.
+    first_logits (vocabulary,), all float32.
+
+    `text` in `trace.json` is the original's, with `</s>` where the model ended the answer.
+
+    Raises what the stages raise, InputError if it cannot be written.
     """
     stages, seconds = model.vision.stages(data, name)
     image = ImageEmbedding(stages.image_embeds[0], sha256(data).hexdigest(), name, seconds)
@@ -51,7 +55,7 @@ def _turn(answer: Answer) -> dict[str, Any]:
         "prompt": answer.prompt,
         "segment_token_ids": [list(ids) for ids in answer.segment_token_ids],
         "token_ids": list(answer.token_ids),
-        "text": answer.text,
+        "text": answer.original_text,
         "finish_reason": answer.finish_reason,
         "prompt_tokens": {"evaluated": answer.prefill.evaluated, "reused": answer.prefill.reused},
     }

@@ -177,5 +177,15 @@ def test_a_file_that_is_no_gguf_is_refused_without_a_crash(copy):
         (copy / "llm.gguf").write_bytes(content)
         entry = {"size": len(content), "sha256": hashlib.sha256(content).hexdigest()}
         edit(copy, lambda d, entry=entry: d["files"].update({"llm.gguf": entry}))
-        with pytest.raises(Exception, match=r"llm.gguf"):
+        with pytest.raises(BundleError, match=r"llm.gguf: not a GGUF file"):
             open_bundle(copy)
+
+
+def test_a_file_that_is_no_graph_is_refused(copy):
+    import hashlib
+
+    (copy / "qformer.onnx").write_bytes(b"no graph")
+    entry = {"size": 8, "sha256": hashlib.sha256(b"no graph").hexdigest()}
+    edit(copy, lambda d: d["files"].update({"qformer.onnx": entry}))
+    with pytest.raises(BundleError, match=r"qformer.onnx: ONNX Runtime cannot load it"):
+        SkinGPT.open(copy)

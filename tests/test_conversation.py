@@ -53,6 +53,18 @@ def test_the_end_of_sequence_token_and_the_limit_end_an_answer():
     assert conversation.answers[1].finish_reason == "length"
 
 
+def test_an_answer_ended_by_its_token_keeps_it_in_the_next_prompt_but_not_in_its_text():
+    model, converse = start([["red", " "], ["x###"]])
+    conversation = converse(1)
+    assert "".join(conversation.stream("one")) == "red"
+    assert conversation.answers[0].text == "red"
+    assert conversation.answers[0].original_text == "red </s>"
+    answer = conversation.ask("two")
+    assert answer.original_text == "x"
+    assert answer.prompt.endswith("###Assistant: red </s>###Human: two###Assistant:")
+    assert answer.segment_token_ids[1].count(model.eos) == 1
+
+
 def test_a_follow_up_evaluates_what_is_new_and_the_cache_holds_the_whole_prompt():
     model, converse = start([["red"], ["blue"]])
     conversation = converse(1)

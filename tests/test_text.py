@@ -73,12 +73,22 @@ def test_control_characters_do_not_reach_a_terminal():
 def test_a_prompt_is_built_as_the_original_builds_it():
     prompt = build_prompt(SKINGPT4, [Turn("Q1", "A1")], "Q2")
     assert prompt.before.endswith("Please answer my questions.###Human: <Img>")
-    assert prompt.after == "</Img> Q1###Assistant: A1###Human: Q2###Assistant:"
+    assert prompt.after == ("</Img> Q1###Assistant: A1###Human: Q2###Assistant:",)
+    assert prompt.text.endswith("<Img><ImageHere></Img> Q1###Assistant: A1###Human: Q2###Assistant:")
+
+
+def test_an_end_of_sequence_token_stays_one_in_the_next_prompt():
+    turns = [Turn("Q1", "A1</s>"), Turn("Q2 </s>", "A2")]
+    prompt = build_prompt(SKINGPT4, turns, "Q3")
+    assert prompt.after == (
+        "</Img> Q1###Assistant: A1",
+        "###Human: Q2 </s>###Assistant: A2###Human: Q3###Assistant:",
+    )
 
 
 def test_marks_in_a_question_stay_text():
     prompt = build_prompt(SKINGPT4, [Turn("{question} <ImageHere>", "{answer} {question}")], "{question}")
     assert prompt.before == build_prompt(SKINGPT4, [], "x").before
     assert prompt.after == (
-        "</Img> {question} <ImageHere>###Assistant: {answer} {question}###Human: {question}###Assistant:"
+        "</Img> {question} <ImageHere>###Assistant: {answer} {question}###Human: {question}###Assistant:",
     )
