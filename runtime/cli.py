@@ -15,6 +15,7 @@ from ..engines.errors import EngineError, InputError, SkinGPTError
 from . import commands
 from .manifest import MAX_CONTEXT, MIN_CONTEXT, Question
 from .sampling import GenerationConfig
+from .text import one_line
 
 Number = TypeVar("Number", int, float)
 INTERRUPTED, PIPE_CLOSED = 130, 141
@@ -30,13 +31,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if hasattr(options, "temperature"):
             _check(options)
         code: int = options.run(options)
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return error.exit_code
     except UsageError as error:
         parser.error(str(error))
     except SkinGPTError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {one_line(str(error))}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
         print("\ninterrupted", file=sys.stderr)

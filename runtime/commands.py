@@ -15,7 +15,7 @@ from .page import Entry, write_page
 from .report import Report, Section, error_json
 from .sampling import GenerationConfig
 from .skingpt import SkinGPT, open_vision
-from .text import printable
+from .text import one_line, printable
 from .threads import default_threads
 from .trace import write_trace
 
@@ -33,7 +33,7 @@ def diagnose(options: Namespace) -> int:
                     report = _report(model, data, path.name, options)
                 except ImageError as error:
                     code = error.exit_code
-                    print(f"error: {error}", file=sys.stderr)
+                    print(f"error: {one_line(str(error))}", file=sys.stderr)
                     if options.json:
                         print(json.dumps(error_json(path.name, str(error))), flush=True)
                     continue
@@ -213,7 +213,7 @@ def _hashing(name: str, done: int, total: int) -> None:
 
 
 def _progress(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
+    print(one_line(text), file=sys.stderr, flush=True)
 
 
 def _timings(report: Report) -> str:

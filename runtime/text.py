@@ -78,3 +78,8 @@ class StopFilter:
 def printable(text: str) -> str:
     """Text without control characters: a model's words must not steer a terminal."""
     return "".join(c if c in "\n\t" or c.isprintable() else "\ufffd" for c in text)
+
+
+def one_line(text: str) -> str:
+    """Printable text on one line: a file's name may hold anything."""
+    return printable(text).replace("\n", "\ufffd")

@@ -167,6 +167,17 @@ def test_a_wrong_picture_is_3(photo, tmp_path):
     assert not (tmp_path / "t").exists()
 
 
+def test_a_files_name_cannot_steer_the_terminal_or_break_the_line(tmp_path):
+    file = tmp_path / "a\x1b[31m\nb.jpg"
+    file.write_bytes(b"no picture")
+    result = run("skingpt", "diagnose", file)
+    assert result.returncode == 3
+    assert result.stderr.splitlines() == [
+        "picture 1 of 1: a\ufffd[31m\ufffdb.jpg",
+        "error: a\ufffd[31m\ufffdb.jpg: not a readable JPEG, PNG, WEBP picture",
+    ]
+
+
 def test_a_question_too_long_is_3():
     result = run("skingpt", "chat", PHOTO, "-q", "why " * 3000)
     assert result.returncode == 3
