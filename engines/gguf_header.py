@@ -1,6 +1,8 @@
 """llama.cpp's library, loaded quietly, and what it reads in a GGUF file's header without loading the model."""
 
 import ctypes
+import math
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -24,6 +26,8 @@ class GgufHeader:
     tensor_types: dict[str, int]
     """ggml type number of each tensor by name."""
     has_chat_template: bool
+    file_type: str
+    """llama.cpp's name for the mixture of tensor types, such as `q4_k_m`."""
 
 
 @cache
@@ -57,6 +61,14 @@ def last_log() -> str:
     return "; ".join(_log_tail[-2:]) or "it gave no reason"
 
 
+def file_types() -> dict[str, int]:
+    """llama.cpp's names for the precisions of a whole file, and its numbers for them."""
+    lib = import_llama_cpp()
+    prefix = "LLAMA_FTYPE_MOSTLY_"
+    found = {name[len(prefix) :].lower(): getattr(lib, name) for name in dir(lib) if name.startswith(prefix)}
+    return {"f32": lib.LLAMA_FTYPE_ALL_F32, **found}
+
+
 @contextmanager
 def log_listener(listener: Callable[[str], None]) -> Iterator[None]:
     """Let `listener` hear each line llama.cpp logs; its quantiser tells its progress no other way."""
@@ -78,16 +90,16 @@ def read_gguf_header(path: Path) -> GgufHeader:
     """
     import_llama_cpp()
     lib = ggml_library()
-    context = lib.gguf_init_from_file(str(path).encode(), _InitParams(True, None))
+    context = lib.gguf_init_from_file(os.fsencode(path), _InitParams(True, None))
     if not context:
         raise BundleError(f"{path.name}: not a GGUF file that llama.cpp can read ({last_log()})")
     try:
-        return _read(lib, context, path.name)
+        return _read(lib, context, path.name, path.stat().st_size)
     finally:
         lib.gguf_free(context)
 
 
-def _read(lib: ctypes.CDLL, context: int, name: str) -> GgufHeader:
+def _read(lib: ctypes.CDLL, context: int, name: str, size: int) -> GgufHeader:
     def key(wanted: str) -> int:
         index: int = lib.gguf_find_key(context, wanted.encode())
         if index < 0:
@@ -100,17 +112,40 @@ def _read(lib: ctypes.CDLL, context: int, name: str) -> GgufHeader:
             raise BundleError(f"{name}: {wanted} in the GGUF header has an unexpected type")
         return index
 
-    uint32, string, array = 4, 8, 9  # enum gguf_type
-    architecture = lib.gguf_get_val_str(context, checked("general.architecture", string)).decode()
+    uint32, float32, string, array = 4, 6, 8, 9  # enum gguf_type
+
+    def number(wanted: str, low: int, high: int) -> int:
+        found: int = lib.gguf_get_val_u32(context, checked(wanted, uint32))
+        if not low <= found <= high:
+            raise BundleError(f"{name}: {wanted} is {found}, expected {low} to {high}")
+        return found
+
+    architecture = lib.gguf_get_val_str(context, checked("general.architecture", string)).decode(errors="replace")
     if architecture != "llama":
         raise BundleError(f"{name}: architecture {architecture!r}, expected 'llama'")
+    n_vocab = lib.gguf_get_arr_n(context, checked("tokenizer.ggml.tokens", array))
+    # llama.cpp ends the process on some of these instead of refusing them.
+    number("llama.block_count", 1, 1000)
+    number("llama.attention.head_count", 1, 1000)
+    for token in ("bos", "eos"):
+        number(f"tokenizer.ggml.{token}_token_id", 0, n_vocab - 1)
+    for wanted in ("llama.attention.layer_norm_rms_epsilon", "llama.rope.freq_base"):
+        found = lib.gguf_get_val_f32(context, checked(wanted, float32))
+        if not 0 < found < math.inf:
+            raise BundleError(f"{name}: {wanted} is {found}, expected a number above 0")
     tensors = range(lib.gguf_get_n_tensors(context))
+    ends = [lib.gguf_get_tensor_offset(context, i) + lib.gguf_get_tensor_size(context, i) for i in tensors]
+    if lib.gguf_get_data_offset(context) + max(ends, default=0) > size:
+        raise BundleError(f"{name}: it ends before its last tensor does")
+    types = {number: kind for kind, number in file_types().items()}
     return GgufHeader(
         architecture=architecture,
         n_embd=lib.gguf_get_val_u32(context, checked("llama.embedding_length", uint32)),
-        n_vocab=lib.gguf_get_arr_n(context, checked("tokenizer.ggml.tokens", array)),
+        n_vocab=n_vocab,
+        file_type=types.get(number("general.file_type", 0, 1000), "unknown"),
         tensor_types={
-            lib.gguf_get_tensor_name(context, i).decode(): lib.gguf_get_tensor_type(context, i) for i in tensors
+            lib.gguf_get_tensor_name(context, i).decode(errors="replace"): lib.gguf_get_tensor_type(context, i)
+            for i in tensors
         },
         has_chat_template=lib.gguf_find_key(context, b"tokenizer.chat_template") >= 0,
     )
@@ -119,11 +154,9 @@ def _read(lib: ctypes.CDLL, context: int, name: str) -> GgufHeader:
 @cache
 def ggml_library() -> ctypes.CDLL:
     """llama.cpp's ggml library, with the signatures of the functions used here and in export."""
-    import llama_cpp
-
-    names = ("libggml-base.so", "libggml-base.dylib", "ggml-base.dll")
-    paths = [Path(llama_cpp.__file__).parent / "lib" / name for name in names]
-    lib = ctypes.CDLL(str(next(path for path in paths if path.exists())))
+    # Looked up through libllama, so that this is the very ggml it uses: the wheel holds copies of the file, and a
+    # second one would log elsewhere.
+    lib: ctypes.CDLL = import_llama_cpp().llama_cpp._lib
     pointer, index = ctypes.c_void_p, ctypes.c_int64
     signatures = {
         "gguf_init_from_file": ([ctypes.c_char_p, _InitParams], pointer),
@@ -131,6 +164,10 @@ def ggml_library() -> ctypes.CDLL:
         "gguf_find_key": ([pointer, ctypes.c_char_p], index),
         "gguf_get_kv_type": ([pointer, index], ctypes.c_int),
         "gguf_get_val_u32": ([pointer, index], ctypes.c_uint32),
+        "gguf_get_val_f32": ([pointer, index], ctypes.c_float),
+        "gguf_get_data_offset": ([pointer], ctypes.c_size_t),
+        "gguf_get_tensor_offset": ([pointer, index], ctypes.c_size_t),
+        "gguf_get_tensor_size": ([pointer, index], ctypes.c_size_t),
         "gguf_get_val_str": ([pointer, index], ctypes.c_char_p),
         "gguf_get_arr_n": ([pointer, index], ctypes.c_size_t),
         "gguf_get_n_tensors": ([pointer], index),

@@ -4,6 +4,7 @@ The high-level `Llama` class is not used: it cannot take embeddings in place of 
 """
 
 import ctypes
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from .base import EngineInfo, Floats
-from .errors import EngineError, EngineUnavailable
+from .errors import EngineError, EngineUnavailable, InputError
 from .gguf_header import import_llama_cpp, last_log
 
 KV_TYPES = {"f32": "GGML_TYPE_F32", "f16": "GGML_TYPE_F16", "q8_0": "GGML_TYPE_Q8_0"}
@@ -38,7 +39,7 @@ class LlamaCppModel:
             raise EngineUnavailable(f"device {device!r} was asked for, but this llama.cpp runs on the CPU only")
         if kv_type not in KV_TYPES:
             raise EngineError(f"KV type {kv_type!r} is unknown; known are {', '.join(KV_TYPES)}")
-        self._model = lib.llama_model_load_from_file(str(path).encode(), _model_params(lib, device))
+        self._model = lib.llama_model_load_from_file(os.fsencode(path), _model_params(lib, device))
         if not self._model:
             raise EngineError(f"{path.name}: llama.cpp cannot load it ({last_log()})")
         params = lib.llama_context_default_params()
@@ -57,6 +58,10 @@ class LlamaCppModel:
             ),
             kv_unified=True,  # a forked prefix then shares its cells instead of being copied
         )
+        trained = lib.llama_model_n_ctx_train(self._model)
+        if context > trained:
+            lib.llama_model_free(self._model)
+            raise InputError(f"context is {context}, but this model was trained for at most {trained}")
         self._context = lib.llama_init_from_model(self._model, params)
         if not self._context:
             lib.llama_model_free(self._model)
@@ -73,6 +78,7 @@ class LlamaCppModel:
         self.info = EngineInfo("llama.cpp", version, device, precision, threads)
 
     def tokenize(self, text: str, *, bos: bool) -> list[int]:
+        self._check_open()
         data = text.encode()
         room = len(data) + 2  # a byte each, the dummy prefix, BOS
         ids = (ctypes.c_int32 * room)()
@@ -82,6 +88,7 @@ class LlamaCppModel:
         return list(ids[:count])
 
     def piece(self, token: int) -> bytes:
+        self._check_open()
         size = 256
         while True:
             buffer = ctypes.create_string_buffer(size)
@@ -106,6 +113,7 @@ class LlamaCppModel:
             self._decode(self._embedding_batch, len(chunk), sequence, position + start)
 
     def _decode(self, batch: Any, count: int, sequence: int, position: int) -> None:
+        self._check_open()
         batch.n_tokens = count
         for i in range(count):
             batch.pos[i] = position + i
@@ -118,16 +126,23 @@ class LlamaCppModel:
             raise EngineError(f"llama.cpp could not evaluate {count} items at {position}: {reason}")
 
     def logits(self) -> Floats:
+        self._check_open()
         pointer = self._lib.llama_get_logits_ith(self._context, -1)
         return np.ctypeslib.as_array(pointer, shape=(self.n_vocab,)).copy()
 
     def fork(self, source: int, target: int, length: int) -> None:
+        self._check_open()
         self._lib.llama_memory_seq_rm(self._memory, target, -1, -1)
         self._lib.llama_memory_seq_cp(self._memory, source, target, 0, length)
 
     def rewind(self, sequence: int, length: int) -> None:
+        self._check_open()
         if not self._lib.llama_memory_seq_rm(self._memory, sequence, length, -1):
             raise EngineError(f"llama.cpp could not rewind sequence {sequence} to {length}")
+
+    def _check_open(self) -> None:
+        if not self._context:  # llama.cpp would end the process
+            raise EngineError("the model is closed")
 
     def close(self) -> None:
         if self._context:

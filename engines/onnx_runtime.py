@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from .base import Array, EngineInfo, TensorSpec
 from .errors import BundleError, EngineError, EngineUnavailable
@@ -33,7 +34,7 @@ class OrtGraph:
         # Its threads would otherwise spin beside llama.cpp's, which come next.
         options.add_session_config_entry("session.force_spinning_stop", "1")
         try:
-            self._session = onnxruntime.InferenceSession(str(path), options, providers=[PROVIDERS[device]])
+            self._session: Any = onnxruntime.InferenceSession(str(path), options, providers=[PROVIDERS[device]])
         except Exception as error:  # ONNX Runtime's exceptions share no base but Exception
             raise BundleError(f"{path.name}: ONNX Runtime cannot load it: {error}") from error
         self._name = path.name
@@ -43,13 +44,15 @@ class OrtGraph:
 
     def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
         names = [output.name for output in self.outputs]
+        if self._session is None:
+            raise EngineError("the model is closed")
         try:
             return dict(zip(names, self._session.run(names, dict(inputs)), strict=True))
         except Exception as error:
             raise EngineError(f"{self._name}: ONNX Runtime failed: {error}") from error
 
     def close(self) -> None:
-        del self._session
+        self._session = None
 
 
 def _spec(arg: object) -> TensorSpec:

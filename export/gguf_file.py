@@ -1,6 +1,7 @@
 """A Llama as a GGUF file, written tensor by tensor, and llama.cpp's quantisers."""
 
 import ctypes
+import os
 import re
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -15,7 +16,7 @@ import torch
 from sentencepiece import sentencepiece_model_pb2 as spm
 
 from ..engines.errors import ExportError
-from ..engines.gguf_header import ggml_library, import_llama_cpp, last_log, log_listener
+from ..engines.gguf_header import file_types, ggml_library, import_llama_cpp, last_log, log_listener
 from .checkpoints import not_finite, refuse
 from .llama_weights import LlamaSource, gguf_tensors
 from .quantise import to_float16
@@ -25,14 +26,6 @@ F32, F16 = GgmlType.F32, GgmlType.F16
 TypeOf = Callable[[str, tuple[int, ...]], Any]
 Progress = Callable[[int, int], None]
 """Called with bytes done and bytes in all."""
-
-
-def file_types() -> dict[str, int]:
-    """The names `--llm-type` takes and llama.cpp's numbers for them."""
-    lib = import_llama_cpp()
-    prefix = "LLAMA_FTYPE_MOSTLY_"
-    found = {name[len(prefix) :].lower(): getattr(lib, name) for name in dir(lib) if name.startswith(prefix)}
-    return {"f32": lib.LLAMA_FTYPE_ALL_F32, **found}
 
 
 def plain_types(matrices: Any) -> TypeOf:
@@ -166,7 +159,7 @@ def quantise(source: Path, target: Path, kind: str, progress: Progress) -> None:
     params.nthread = torch.get_num_threads()
     size = source.stat().st_size
     with _tensor_count(lambda done, total: progress(size * done // total, size)):
-        status = lib.llama_model_quantize(str(source).encode(), str(target).encode(), params)
+        status = lib.llama_model_quantize(os.fsencode(source), os.fsencode(target), params)
     if status != 0:
         target.unlink(missing_ok=True)
         raise ExportError(f"llama.cpp could not quantise to {kind}: {last_log()}")

@@ -6,13 +6,14 @@ from importlib.resources import files
 from pathlib import Path
 
 from ..engines.errors import ExportError, ParityError
+from ..engines.gguf_header import file_types
 from ..runtime.bundle import read_bundle
 from ..runtime.image import read_image_file
 from ..runtime.manifest import MANIFEST, Manifest, Source, Template
 from . import parity
 from .bundle_writer import NOTICE, check_target, describe_source, make_manifest, new_bundle
 from .checkpoints import LlamaFolder
-from .gguf_file import F16, F32, file_types, plain_types, quantise, write_gguf
+from .gguf_file import F16, F32, plain_types, quantise, write_gguf
 from .graphs import export_graphs
 from .llama_weights import LlamaCheckpoint, LlamaSource
 from .progress import bar, step

@@ -20,7 +20,7 @@ from ..engines.base import Array, Floats
 from ..runtime.bundle import Bundle, read_bundle
 from ..runtime.conversation import Answer, Conversation
 from ..runtime.kv_cache import KvCache
-from ..runtime.manifest import Manifest, Parity, StageParity, TokenParity
+from ..runtime.manifest import STAGES, Manifest, Parity, StageParity, TokenParity
 from ..runtime.sampling import GenerationConfig
 from ..runtime.skingpt import open_language_model, open_vision
 from ..runtime.threads import default_threads
@@ -32,7 +32,6 @@ from .vision_model import IMAGE_MEAN, IMAGE_SIZE, IMAGE_STD, VisionModel
 
 NEW_TOKENS = 32
 CONTEXT = 512  # enough for one question, and small: a long one would cost a 13B model more than a gigabyte
-STAGES = ("pixels", "image_features", "query_output", "image_embeds", "first_logits")
 
 EXACT = 1e-3
 """Float32 stages differ at most by this, relative to their largest value or 1."""

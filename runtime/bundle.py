@@ -54,7 +54,17 @@ def open_bundle(path: Path, *, verify: bool = False, progress: Progress | None =
 
 
 def read_bundle(path: Path) -> Bundle:
-    """Read the manifest and check that the listed files, and no others, are there at their sizes."""
+    """Read the manifest and check that the listed files, and no others, are there at their sizes.
+
+    Raises BundleError.
+    """
+    try:
+        return _read_bundle(path)
+    except OSError as error:
+        raise BundleError(f"{error.filename or path}: cannot be read: {error.strerror}") from None
+
+
+def _read_bundle(path: Path) -> Bundle:
     if not path.is_dir():
         raise BundleError(f"{path}: not a bundle: no such directory")
     manifest_file = path / MANIFEST
@@ -90,7 +100,11 @@ def _check_files(path: Path, manifest: Manifest) -> None:
 def check_hashes(bundle: Bundle, progress: Progress | None = None) -> None:
     """Read every file and compare its SHA-256. Raises BundleError."""
     for name, entry in bundle.manifest.files.items():
-        if hash_file(bundle.file(name), progress) != entry.sha256:
+        try:
+            found = hash_file(bundle.file(name), progress)
+        except OSError as error:
+            raise BundleError(f"{name}: cannot be read: {error.strerror}") from None
+        if found != entry.sha256:
             raise BundleError(f"{name}: its content has changed (SHA-256 differs): copy the bundle again")
 
 
@@ -116,6 +130,8 @@ def check_language_model(bundle: Bundle) -> None:
             f"{manifest.llm.file}: width {header.n_embd} and {header.n_vocab} pieces, "
             f"but {MANIFEST} says width {expected[0]} and {expected[1]} pieces"
         )
+    if header.file_type != manifest.llm.type:
+        raise BundleError(f"{manifest.llm.file}: its type is {header.file_type}, {MANIFEST} says {manifest.llm.type}")
     if header.has_chat_template:
         raise BundleError(f"{manifest.llm.file}: holds a chat template, which could be run as code")
 
@@ -132,7 +148,8 @@ def check_graph(name: str, specs: tuple[TensorSpec, ...], expected: dict[str, tu
 
 def _verified_file(bundle: Bundle) -> Path:
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return cache / "skingpt-edge" / "verified" / f"{bundle.id}.json"
+    place = hashlib.sha256(os.fsencode(bundle.path.resolve())).hexdigest()  # a bundle may be here twice
+    return cache / "skingpt-edge" / "verified" / f"{bundle.id[:32]}-{place[:32]}.json"
 
 
 def _fingerprint(bundle: Bundle) -> dict[str, list[int | str]]:

@@ -31,6 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if hasattr(options, "temperature"):
             _check(options)
         code: int = options.run(options)
+        sys.stdout.flush()
     except UsageError as error:
         parser.error(str(error))
     except SkinGPTError as error:
@@ -42,6 +43,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # the reader of our output has gone, for instance `| head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return PIPE_CLOSED
+    except OSError as error:  # for instance a full disk behind a redirected output
+        print(f"error: {error.strerror or error}", file=sys.stderr)
+        return EngineError.exit_code
     except MemoryError:
         print("error: the machine has too little memory for this bundle", file=sys.stderr)
         return EngineError.exit_code
@@ -71,6 +75,10 @@ def _check(options: argparse.Namespace) -> None:
     html: Path | None = getattr(options, "html", None)
     if html and not html.absolute().parent.is_dir():
         raise UsageError(f"--html: there is no folder {html.absolute().parent}")
+    if html and (html.is_symlink() or (html.exists() and not html.is_file())):
+        raise UsageError(f"--html: {html} is not a regular file, and would be replaced by one")
+    if options.top_p is not None and not options.temperature:
+        raise UsageError("--top-p has no effect without --temperature")
     if getattr(options, "questions", None):
         options.questions = read_questions(options.questions)
 
@@ -82,7 +90,7 @@ def _chosen(value: Number | None, default: Number) -> Number:
 def read_questions(path: Path) -> tuple[Question, ...]:
     """Questions from a text file, one a line; blank lines and lines that begin with # are left out."""
     try:
-        lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
+        lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines()]
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"--questions: {path} cannot be read: {error}") from None
     questions = [line for line in lines if line and not line.startswith("#")]

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
-from ..engines.errors import ImageError, SkinGPTError
+from ..engines.errors import InputError, SkinGPTError
 from .bundle import Bundle, check_hashes, check_language_model, default_bundle, read_bundle
 from .conversation import Conversation
 from .image import read_image_file, thumbnail
@@ -31,7 +31,7 @@ def diagnose(options: Namespace) -> int:
                 try:
                     data = read_image_file(path)
                     report = _report(model, data, path.name, options)
-                except ImageError as error:
+                except InputError as error:
                     code = error.exit_code
                     print(f"error: {one_line(str(error))}", file=sys.stderr)
                     if options.json:
@@ -66,7 +66,10 @@ def _report(model: SkinGPT, data: bytes, name: str, options: Namespace) -> Repor
     if options.json:
         print(json.dumps(report.to_json()), flush=True)
     else:
-        print(f"\n\n{_timings(report)}\n{report.notice}\n", flush=True)
+        dropped = max(section.answer.dropped_turns for section in report.sections)
+        if dropped:
+            print(f"\n\n({dropped} earlier turns no longer fit into the context)", end="")
+        print(f"\n\n{_timings(report)}\n{printable(report.notice)}\n", flush=True)
     return report
 
 
@@ -84,7 +87,7 @@ def chat(options: Namespace) -> int:
                 conversation.ask(question, config)
                 continue
             if options.asked:
-                print(f"> {question}")
+                print(f"> {one_line(question)}")
             try:
                 _stream(conversation, question, config)
             except SkinGPTError as error:
@@ -96,7 +99,7 @@ def chat(options: Namespace) -> int:
         if options.json:
             print(json.dumps(report.to_json()))
         elif sections:
-            print(f"{_timings(report)}\n{report.notice}")
+            print(f"{_timings(report)}\n{printable(report.notice)}")
     return 0
 
 
@@ -156,7 +159,7 @@ def info(options: Namespace) -> int:
     facts["size_bytes"] = f"{size:,}"
     facts["engines"] = ", ".join(f"{name} {found}" for name, found in facts["engines"].items())
     for name, fact in facts.items():
-        print(f"{name.replace('_', ' '):<16}{fact}")
+        print(f"{name.replace('_', ' '):<16}{one_line(str(fact))}")
     return 0
 
 

@@ -74,7 +74,7 @@ class Conversation:
         begun = time.perf_counter()
         prompt, segments, dropped = self._fit(question.strip(), config.max_new_tokens)
         prefill = self._cache.prefill(segments[0], self.image, segments[1])
-        sampler, decoder = Sampler(config), utf8_decoder()
+        sampler, decoder = Sampler(config, turn=len(self.answers)), utf8_decoder()
         visible = StopFilter(self._template.stop)
         tokens: list[int] = []
         text, reason, first, decode_seconds = "", "length", 0.0, 0.0
@@ -143,6 +143,8 @@ class Conversation:
         """The prompt with as many turns, the latest, as leave room for the answer."""
         if not question:
             raise QuestionError("the question is empty")
+        if any("\ud800" <= letter <= "\udfff" for letter in question):
+            raise QuestionError("the question is not valid text: it holds bytes that are no UTF-8")
         turns = [Turn(answer.question, answer.original_text) for answer in self.answers]
         for dropped in range(len(turns) + 1):
             prompt = build_prompt(self._template, turns[dropped:], question)

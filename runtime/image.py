@@ -46,7 +46,8 @@ def read_image_file(path: Path) -> bytes:
 def decode_image(data: bytes, name: str) -> Image.Image:
     """Decode JPEG, PNG or WebP into an upright RGB picture. Raises ImageError.
 
-    Differs from the original in one thing: the EXIF orientation is applied.
+    Differs from the original in one thing: the EXIF orientation is applied. Damage that the format's own decoder
+    repairs without a word, such as a hole in a JPEG's data, cannot be seen here.
     """
     if not data:
         raise ImageError(f"{name}: empty")
@@ -62,6 +63,7 @@ def decode_image(data: bytes, name: str) -> Image.Image:
             raise ImageError(f"{name}: not a readable {', '.join(FORMATS)} picture") from None
         _check_header(image, data, name)
         try:
+            Image.open(io.BytesIO(data), formats=FORMATS).verify()  # a PNG's checksums; loading skips them
             upright = ImageOps.exif_transpose(image)
             return upright.convert("RGB")
         except Exception as error:
@@ -80,6 +82,8 @@ def _check_header(image: Image.Image, data: bytes, name: str) -> None:
     if image.format in ("PNG", "WEBP") and getattr(image, "n_frames", 1) > 1:
         raise ImageError(f"{name}: animated; save one frame as a picture")
     # Pillow would cut colours of 16 bits to 8 without a word. Byte 24 of a PNG file is its bit depth.
+    if image.format == "PNG" and data[12:16] != b"IHDR":
+        raise ImageError(f"{name}: damaged: its first chunk is no header")
     if image.mode in ("I", "F") or image.mode.startswith("I;16") or (image.format == "PNG" and data[24] == 16):
         raise ImageError(f"{name}: 16 bits a colour; save it with 8")
 

@@ -5,7 +5,6 @@ compute something other than what was exported.
 """
 
 import json
-import math
 import types
 from dataclasses import asdict, dataclass, fields, is_dataclass
 from typing import Any, get_args, get_origin, get_type_hints
@@ -18,6 +17,9 @@ MANIFEST = "bundle.json"
 MIN_CONTEXT, MAX_CONTEXT = 64, 32768
 MAX_IMAGE_SIZE = 1024
 KV_TYPES = ("f32", "f16", "q8_0")
+MAX_NUMBER = 1e30  # beyond it a value is a mistake, and may not fit a float
+MIN_STD = 1e-6
+STAGES = ("pixels", "image_features", "query_output", "image_embeds", "first_logits")
 
 
 @dataclass(frozen=True)
@@ -187,14 +189,19 @@ def _check(manifest: Manifest) -> None:
     for name in (vision.encoder, vision.qformer, llm.file):
         if name not in manifest.files:
             raise BundleError(f"{MANIFEST}: {name!r} is used but not listed in files")
-    if len(manifest.image.mean) != 3 or len(manifest.image.std) != 3 or 0 in manifest.image.std:
-        raise BundleError(f"{MANIFEST}: image.mean and image.std need three numbers, std without zero")
+    mean, std = manifest.image.mean, manifest.image.std
+    if len(mean) != 3 or len(std) != 3 or min(std) < MIN_STD:
+        raise BundleError(f"{MANIFEST}: image.mean and image.std need three numbers, std of at least {MIN_STD}")
     if shapes.vocabulary < 1 or any(len(shape) != 2 or min(shape) < 1 for shape in _arrays(shapes)):
         raise BundleError(f"{MANIFEST}: shapes must be pairs of positive numbers")
     _check_range("image.size", manifest.image.size, 1, MAX_IMAGE_SIZE)
     _check_range("llm.context", llm.context, MIN_CONTEXT, MAX_CONTEXT)
     if llm.kv_type not in KV_TYPES:
         raise BundleError(f"{MANIFEST}: llm.kv_type is {llm.kv_type!r}; known are {', '.join(KV_TYPES)}")
+    if llm.kv_type == "q8_0" and not llm.flash_attention:
+        raise BundleError(f"{MANIFEST}: llm.kv_type q8_0 needs llm.flash_attention")
+    if manifest.parity and set(manifest.parity.stages) != set(STAGES):
+        raise BundleError(f"{MANIFEST}: parity.stages must be {', '.join(STAGES)}")
     if not manifest.questions:
         raise BundleError(f"{MANIFEST}: there is no question in questions")
     given = manifest.generation
@@ -256,7 +263,7 @@ def _parse(kind: Any, value: Any, where: str) -> Any:
         return tuple(_parse(arguments[0], item, f"{where}[{i}]") for i, item in enumerate(value))
     if origin is dict and isinstance(value, dict):
         return {key: _parse(arguments[1], item, f"{where}.{key}") for key, item in value.items()}
-    if kind is float and type(value) in (int, float) and math.isfinite(value):
+    if kind is float and type(value) in (int, float) and -MAX_NUMBER < value < MAX_NUMBER:
         return float(value)
     if type(value) is not kind or kind is float:
         raise BundleError(f"{where}: {value!r} is not of the expected type {getattr(kind, '__name__', kind)}")

@@ -40,9 +40,9 @@ class GenerationConfig:
 class Sampler:
     """Chooses tokens from logits; greedy at temperature 0, else nucleus sampling (Holtzman et al. 2020)."""
 
-    def __init__(self, config: GenerationConfig) -> None:
+    def __init__(self, config: GenerationConfig, turn: int = 0) -> None:
         self._config = config
-        self._random = np.random.default_rng(config.seed)
+        self._random = np.random.default_rng((config.seed, turn))  # turns do not share their chances
 
     def choose(self, logits: Floats) -> int:
         """The next token from logits (n_vocab,). Raises NumericalError if one is NaN or infinite."""
@@ -50,8 +50,8 @@ class Sampler:
             raise NumericalError("the language model's logits hold NaN or infinity: the bundle is damaged")
         if self._config.temperature == 0:
             return int(logits.argmax())
-        scaled = logits.astype(np.float64) / self._config.temperature
-        probabilities = np.exp(scaled - scaled.max())
+        with np.errstate(over="ignore"):  # a temperature next to zero leaves one token
+            probabilities = np.exp((logits.astype(np.float64) - logits.max()) / self._config.temperature)
         probabilities /= probabilities.sum()
         order = np.argsort(-probabilities, kind="stable")
         # The token that crosses top_p is still in.

@@ -1,9 +1,12 @@
 """From a token's bytes to the words a user sees: UTF-8, stop strings, white space, terminal safety."""
 
 import codecs
+import unicodedata
 from collections.abc import Sequence
 
 from .manifest import Template
+
+BIDI_CONTROLS = ("LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI")
 
 # The original's SentencePiece gives one U+FFFD for each byte that is not UTF-8; Python's own "replace" gives
 # one for a whole broken sequence, and the next turn's prompt would then differ.
@@ -76,8 +79,14 @@ class StopFilter:
 
 
 def printable(text: str) -> str:
-    """Text without control characters: a model's words must not steer a terminal."""
-    return "".join(c if c in "\n\t" or c.isprintable() else "\ufffd" for c in text)
+    """Text without control characters: a model's words must not steer a terminal or turn lines around."""
+    return "".join("\ufffd" if _steers(letter) else letter for letter in text)
+
+
+def _steers(letter: str) -> bool:
+    if letter in "\n\t":
+        return False
+    return unicodedata.category(letter) in ("Cc", "Cs") or unicodedata.bidirectional(letter) in BIDI_CONTROLS
 
 
 def one_line(text: str) -> str:

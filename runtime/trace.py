@@ -44,7 +44,7 @@ def write_trace(
     try:
         target.mkdir(parents=True, exist_ok=True)
         np.savez_compressed(target / "trace.npz", first_logits=first_logits, **vars(stages))
-        (target / "trace.json").write_text(json.dumps(document, indent=1, ensure_ascii=False) + "\n")
+        (target / "trace.json").write_text(json.dumps(document, indent=1) + "\n")
     except OSError as error:
         raise InputError(f"{target}: the trace cannot be written: {error.strerror}") from None
 
