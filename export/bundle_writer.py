@@ -59,7 +59,7 @@ def new_bundle(target: Path, *, force: bool) -> Iterator[tuple[Path, Path]]:
     are removed and `target` stays as it was. What a killed export has left is removed by the next one. Raises
     ExportError if `target` exists and `force` is not given, or it is no bundle.
     """
-    target = target.absolute()
+    target = target.resolve()  # a link to a bundle means the bundle
     target.parent.mkdir(parents=True, exist_ok=True)
     _tidy_up(target)
     check_target(target, force=force)
@@ -80,6 +80,9 @@ def new_bundle(target: Path, *, force: bool) -> Iterator[tuple[Path, Path]]:
 
 def check_target(target: Path, *, force: bool) -> None:
     """Raises ExportError if a bundle cannot be written to `target`."""
+    target = target.resolve()
+    if target == Path.cwd():
+        raise ExportError(f"{target}: the current directory cannot be replaced; name a new one")
     if not target.exists():
         return
     if not target.is_dir() or not ((target / MANIFEST).is_file() or not any(target.iterdir())):

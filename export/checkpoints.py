@@ -14,6 +14,7 @@ from ..engines.errors import ExportError
 
 LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 MOST_NAMED = 10
+NOT_TENSORS = "cannot be read as a torch checkpoint: damaged, or it holds other things than plain tensors"
 
 
 def load_state_dict(path: Path) -> dict[str, Tensor]:
@@ -46,17 +47,13 @@ def _torch_load(path: Path) -> Any:
         return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except RuntimeError as error:
         if "mmap" not in str(error):
-            raise ExportError(f"{path}: cannot be read as a torch checkpoint: {error}") from None
+            raise ExportError(f"{path}: {NOT_TENSORS}") from error
     except Exception as error:  # unpickling a file that is none raises almost anything
-        raise ExportError(f"{path}: cannot be read as a torch checkpoint: {_first_line(error)}") from None
+        raise ExportError(f"{path}: {NOT_TENSORS}") from error
     try:  # files from before torch 1.6 cannot be mapped
         return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
-        raise ExportError(f"{path}: cannot be read as a torch checkpoint: {_first_line(error)}") from None
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise ExportError(f"{path}: {NOT_TENSORS}") from error
 
 
 class LlamaFolder:
@@ -109,10 +106,11 @@ def _weight_files(folder: Path) -> list[Path]:
         index = folder / f"{stem}{suffix}.index.json"
         if index.is_file():
             check_file(index)
-            names = sorted(set(_read_json(index).get("weight_map", {}).values()))
+            weight_map = _read_json(index).get("weight_map")
+            names = set(weight_map.values()) if isinstance(weight_map, dict) else set()
             if not names or any(not isinstance(name, str) or "/" in name for name in names):
                 raise ExportError(f"{index}: its weight_map names no files of this folder")
-            return [folder / name for name in names]
+            return [folder / name for name in sorted(names)]
         if (folder / f"{stem}{suffix}").is_file():
             return [folder / f"{stem}{suffix}"]
     raise ExportError(f"{folder}: has neither model*.safetensors nor pytorch_model*.bin")

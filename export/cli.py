@@ -62,7 +62,7 @@ def _bundle(options: argparse.Namespace) -> Manifest:
     choices = Choices(
         vision=options.vision,
         llm_type=options.llm_type.lower(),
-        name=options.name or options.output.name,
+        name=options.name or options.output.resolve().name,
         template=read_template(options.template),
         force=options.force,
         accept_parity=options.accept_parity,

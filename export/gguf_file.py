@@ -93,8 +93,9 @@ def add_tokenizer(writer: Any, folder: Path, vocabulary: int) -> None:
     except Exception as error:  # protobuf's, SentencePiece's and gguf's errors share no base
         raise ExportError(f"{path}: cannot be read as a SentencePiece model: {error}") from None
     _check_tokenizer(model, path)
-    if len(pieces) > vocabulary:
-        raise ExportError(f"{path}: {len(pieces)} pieces, but the model's vocabulary has {vocabulary}")
+    if len(model.pieces) > vocabulary:
+        raise ExportError(f"{path}: {len(model.pieces)} pieces, but the model's vocabulary has {vocabulary}")
+    del pieces[vocabulary:]  # added tokens that the model has no embedding for, as in the first Llama-2 releases
     # Some checkpoints pad the vocabulary beyond the tokenizer.
     padding = range(len(pieces), vocabulary)
     pieces += [(f"[PAD{i}]".encode(), -1000.0, gguf.TokenType.UNUSED) for i in padding]

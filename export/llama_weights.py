@@ -1,5 +1,6 @@
 """A Llama's sizes and tensors, whether they come from a checkpoint or are made up."""
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import Any, Protocol
 from torch import Tensor
 
 from ..engines.errors import ExportError
+from ..runtime.manifest import MIN_CONTEXT
 from .checkpoints import LlamaFolder, check_shapes
 
 LAYER_NAMES = {
@@ -107,6 +109,11 @@ def read_config(data: dict[str, Any], path: Path) -> LlamaConfig:
         raise ExportError(f"{path}: model_type is {data.get('model_type')!r}, expected 'llama'")
     if data.get("rope_scaling") is not None:
         raise ExportError(f"{path}: rope_scaling is {data['rope_scaling']!r}; only plain Llama positions are known")
+    rope = data.get("rope_parameters") or {}
+    if rope.get("rope_type", "default") != "default":
+        raise ExportError(f"{path}: rope_parameters are {rope!r}; only plain Llama positions are known")
+    if data.get("hidden_act", "silu") != "silu":
+        raise ExportError(f"{path}: hidden_act is {data['hidden_act']!r}; a Llama's is 'silu'")
     if data.get("attention_bias") or data.get("mlp_bias"):
         raise ExportError(f"{path}: layers with biases are not a plain Llama's")
     try:
@@ -119,7 +126,7 @@ def read_config(data: dict[str, Any], path: Path) -> LlamaConfig:
             hidden=int(data["intermediate_size"]),
             context=int(data.get("max_position_embeddings", 2048)),
             norm_eps=float(data.get("rms_norm_eps", 1e-6)),
-            rope_theta=float(data.get("rope_theta", 10000.0)),
+            rope_theta=float(data.get("rope_theta") or rope.get("rope_theta") or 10000.0),
         )
     except KeyError as error:
         raise ExportError(f"{path}: {error.args[0]!r} is missing") from None
@@ -127,6 +134,12 @@ def read_config(data: dict[str, Any], path: Path) -> LlamaConfig:
         raise ExportError(f"{path}: a size is not a number: {error}") from None
     if min(config.heads, config.kv_heads, config.layers) < 1 or config.width % config.heads:
         raise ExportError(f"{path}: width {config.width} is not a multiple of {config.heads} heads")
+    if data.get("head_dim") not in (None, config.head_width):
+        raise ExportError(f"{path}: head_dim is {data['head_dim']!r}, a plain Llama's would be {config.head_width}")
+    if not (0 < config.norm_eps < 1 and 0 < config.rope_theta < math.inf):
+        raise ExportError(f"{path}: rms_norm_eps {config.norm_eps} or rope_theta {config.rope_theta} is out of range")
+    if config.context < MIN_CONTEXT:
+        raise ExportError(f"{path}: max_position_embeddings is {config.context}, expected at least {MIN_CONTEXT}")
     return config
 
 

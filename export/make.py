@@ -8,7 +8,7 @@ from pathlib import Path
 from ..engines.errors import ExportError, ParityError
 from ..engines.gguf_header import file_types
 from ..runtime.bundle import read_bundle
-from ..runtime.image import read_image_file
+from ..runtime.image import decode_image, read_image_file
 from ..runtime.manifest import MANIFEST, Manifest, Source, Template
 from . import parity
 from .bundle_writer import NOTICE, check_target, describe_source, make_manifest, new_bundle
@@ -55,6 +55,13 @@ class Choices:
             raise ExportError(f"llm type {self.llm_type!r} is unknown; known are {', '.join(file_types())}")
 
 
+def read_picture(path: Path) -> parity.Picture:
+    """A picture to measure parity on. Raises ImageError, before hours of work, if it is none."""
+    data = read_image_file(path)
+    decode_image(data, path.name)
+    return parity.Picture(path.name, data)
+
+
 def sample_pictures() -> list[Path]:
     """The drawn pictures that come with the package."""
     return sorted(Path(str(files("skingpt_edge.runtime") / "demo" / "pictures")).glob("*.jpg"))
@@ -68,7 +75,7 @@ def export_bundle(checkpoints: Checkpoints, target: Path, choices: Choices, pict
     """
     choices.check()
     check_target(target, force=choices.force)
-    shots = [parity.Picture(path.name, read_image_file(path)) for path in pictures]
+    shots = [read_picture(path) for path in pictures]
     step("reading the checkpoints")
     llm_files = LlamaFolder(checkpoints.llm)
     llama = LlamaCheckpoint(llm_files)

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 from torch import Tensor
 
 from ..engines.base import Array, Floats
@@ -31,6 +31,7 @@ from .progress import step
 from .vision_model import IMAGE_MEAN, IMAGE_SIZE, IMAGE_STD, VisionModel
 
 NEW_TOKENS = 32
+FEWEST_TOKENS = 24  # below, agreement says nothing
 CONTEXT = 512  # enough for one question, and small: a long one would cost a 13B model more than a gigabyte
 
 EXACT = 1e-3
@@ -112,7 +113,8 @@ def _answers(
 
 def vision_reference(vision: VisionModel, picture: Picture) -> dict[str, Floats]:
     """The original's stages in torch float32, from the picture file's bytes."""
-    image = Image.open(io.BytesIO(picture.data)).convert("RGB")
+    # Turned upright as the runtime does: the one thing that differs from the original on purpose.
+    image = ImageOps.exif_transpose(Image.open(io.BytesIO(picture.data))).convert("RGB")
     image = image.resize((IMAGE_SIZE, IMAGE_SIZE), Image.Resampling.BICUBIC)
     pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1).float().div(255)
     mean, std = (torch.tensor(values).view(3, 1, 1) for values in (IMAGE_MEAN, IMAGE_STD))
@@ -187,6 +189,8 @@ def check(manifest: Manifest, parity: Parity) -> Parity:
     found_cosine = parity.stages["image_embeds"].cosine
     if not found_cosine >= COSINE[precision]:
         failures.append(f"image_embeds: cosine {found_cosine:.6f}, limit {COSINE[precision]} for {precision}")
+    if kind != "f32" and parity.llm.compared < FEWEST_TOKENS:
+        failures.append(f"language model: only {parity.llm.compared} tokens to compare: give it more --pictures")
     limit = agreement_limit(kind, parity.llm.compared)
     if not parity.llm.teacher_forced >= limit:
         agreement = f"{parity.llm.teacher_forced:.1%} of tokens as the original's, limit {limit:.1%}"

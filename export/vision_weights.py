@@ -85,7 +85,9 @@ def read_config(tensors: Mapping[str, Tensor], depth: int) -> VisionConfig:
             f"multiples of their heads' widths, {VIT_HEAD_WIDTH} and {QFORMER_HEAD_WIDTH}"
         )
     if depth < 1 or IMAGE_SIZE % config.patch:
-        raise ExportError(f"{depth} usable ViT blocks and patches of {config.patch} pixels make no EVA ViT")
+        raise ExportError(
+            f"the file for --vit holds {depth + 1} blocks and patches of {config.patch} pixels: no EVA ViT"
+        )
     return config
 
 

@@ -58,10 +58,8 @@ def _report(model: SkinGPT, data: bytes, name: str, options: Namespace) -> Repor
             section, piece = event
             while current < section:  # an answer may be empty
                 current += 1
-                print(
-                    f"\n\n{questions[current].section}\n" if current else f"\n{questions[0].section}\n",
-                    end="",
-                )
+                gap = "\n\n" if current else "\n"
+                print(f"{gap}{printable(questions[current].section)}\n", end="")
             print(printable(piece), end="", flush=True)
     if options.json:
         print(json.dumps(report.to_json()), flush=True)

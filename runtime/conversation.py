@@ -8,7 +8,7 @@ from ..engines.base import Floats, LanguageModel
 from ..engines.errors import QuestionError
 from .kv_cache import KvCache, Prefill
 from .manifest import Template
-from .prompt import EOS_MARK, Prompt, Turn, build_prompt
+from .prompt import SPECIAL_TOKENS, Prompt, Special, Turn, build_prompt
 from .sampling import GenerationConfig, Sampler
 from .text import StopFilter, cut_answer, utf8_decoder
 from .vision import ImageEmbedding
@@ -25,7 +25,7 @@ class Answer:
     text: str
     """The answer for a reader."""
     original_text: str
-    """The answer as the original has it, and as the next prompt holds it: with `</s>` if the model ended it."""
+    """The answer as the original has it and the next prompt holds it, with special tokens such as `</s>`."""
     token_ids: tuple[int, ...]
     """Every token generated, an end-of-sequence token included."""
     finish_reason: str
@@ -106,7 +106,7 @@ class Conversation:
             Answer(
                 question=question.strip(),
                 text=cut_answer(text, self._template),
-                original_text=cut_answer(text + EOS_MARK * (reason == "eos"), self._template),
+                original_text=cut_answer(self._original_text(tokens), self._template),
                 token_ids=tuple(tokens),
                 finish_reason=reason,
                 prompt=prompt.text,
@@ -132,11 +132,36 @@ class Conversation:
             return b""
         return self._model.piece(tokens[-1])
 
-    def _tokenize_after(self, parts: tuple[str, ...]) -> list[int]:
+    def _original_text(self, tokens: list[int]) -> str:
+        """Generated tokens as the original's tokenizer decodes them (transformers' slow LlamaTokenizer).
+
+        It decodes the runs between special tokens one by one, each without its dummy prefix, and puts a space
+        before a run that a special token ends.
+        """
+        names = {token: name for name, token in SPECIAL_TOKENS.items()}
+        for dropped in DROPPED_FIRST:
+            if tokens[:1] == [dropped]:
+                tokens = tokens[1:]
+        text, run, after_special = "", b"", False
+        for token in tokens:
+            if token in names:
+                text += "" if after_special else " "
+                text += self._decode_run(run) + names[token]
+                run, after_special = b"", True
+            else:
+                run += self._model.piece(token)
+                after_special = False
+        return text + self._decode_run(run)
+
+    @staticmethod
+    def _decode_run(run: bytes) -> str:
+        return utf8_decoder().decode(run, final=True).removeprefix(" ")
+
+    def _tokenize_after(self, parts: tuple[str | Special, ...]) -> list[int]:
         """Tokens of the text after the image. The original's tokenizer starts afresh after a special token."""
-        tokens = self._model.tokenize(parts[0], bos=False)
-        for part in parts[1:]:
-            tokens += [self._model.eos, *self._model.tokenize(part, bos=False)]
+        tokens: list[int] = []
+        for part in parts:
+            tokens += [part.token] if isinstance(part, Special) else self._model.tokenize(part, bos=False)
         return tokens
 
     def _fit(self, question: str, new_tokens: int) -> tuple[Prompt, tuple[tuple[int, ...], tuple[int, ...]], int]:

@@ -5,20 +5,30 @@ parts separately: the part before the image with BOS, both with SentencePiece's 
 are in it as text, not as the tokens they were generated as; keeping those would be another function.
 """
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from .manifest import Template
 
 IMAGE_MARK = "<ImageHere>"
-EOS_MARK = "</s>"
+SPECIAL_TOKENS = {"<unk>": 0, "<s>": 1, "</s>": 2}
+"""A Llama's special tokens as the original's tokenizer spells them."""
+
+
+@dataclass(frozen=True)
+class Special:
+    """A special token between two texts."""
+
+    token: int
+    text: str
 
 
 @dataclass(frozen=True)
 class Turn:
     question: str
     answer: str
-    """As the prompt holds it; if it ends in EOS_MARK, the model ended it with that token."""
+    """As the original has it: special tokens the model generated are spelled out."""
 
 
 @dataclass(frozen=True)
@@ -26,26 +36,37 @@ class Prompt:
     """The two text segments around the image."""
 
     before: str
-    after: tuple[str, ...]
-    """Between two parts stands an end-of-sequence token; it is the token, not its letters, that the model sees."""
+    after: tuple[str | Special, ...]
 
     @property
     def text(self) -> str:
-        return self.before + IMAGE_MARK + EOS_MARK.join(self.after)
+        return self.before + IMAGE_MARK + "".join(p if isinstance(p, str) else p.text for p in self.after)
 
 
 def build_prompt(template: Template, turns: Sequence[Turn], question: str) -> Prompt:
     """The prompt of `question` after `turns`.
 
-    Question and answers are put in as plain text: a mark inside them stays text.
+    Special tokens spelled out in an answer become tokens again, as in the original. A question is plain text,
+    whatever it holds: nobody types a token.
     """
     before, first = (template.system + template.first).split(IMAGE_MARK)
     questions = [*(turn.question for turn in turns), question]
-    parts = [first.replace("{question}", questions[0])]
+    parts: list[str | Special] = [first.replace("{question}", questions[0])]
     for turn, following in zip(turns, questions[1:], strict=True):
-        words = turn.answer.removesuffix(EOS_MARK)
-        parts[-1] += template.answer.replace("{answer}", words)
-        if words != turn.answer:
-            parts.append("")
-        parts[-1] += template.next.replace("{question}", following)
+        for part in _split_special(template.answer.replace("{answer}", turn.answer)):
+            _append(parts, part)
+        _append(parts, template.next.replace("{question}", following))
     return Prompt(before, tuple(parts))
+
+
+def _split_special(text: str) -> list[str | Special]:
+    words = re.split("(" + "|".join(map(re.escape, SPECIAL_TOKENS)) + ")", text)
+    return [Special(SPECIAL_TOKENS[word], word) if i % 2 else word for i, word in enumerate(words)]
+
+
+def _append(parts: list[str | Special], part: str | Special) -> None:
+    """Add a part; text after text is one text, because the tokenizer sees it whole."""
+    if isinstance(part, str) and isinstance(parts[-1], str):
+        parts[-1] += part
+    elif part:
+        parts.append(part)

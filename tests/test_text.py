@@ -5,7 +5,7 @@ import random
 import pytest
 from sentencepiece import SentencePieceProcessor
 from skingpt_edge.export.templates import SKINGPT4
-from skingpt_edge.runtime.prompt import Turn, build_prompt
+from skingpt_edge.runtime.prompt import Special, Turn, build_prompt
 from skingpt_edge.runtime.text import StopFilter, cut_answer, printable, utf8_decoder
 from support import CHECKPOINT
 
@@ -82,6 +82,7 @@ def test_an_end_of_sequence_token_stays_one_in_the_next_prompt():
     prompt = build_prompt(SKINGPT4, turns, "Q3")
     assert prompt.after == (
         "</Img> Q1###Assistant: A1",
+        Special(2, "</s>"),
         "###Human: Q2 </s>###Assistant: A2###Human: Q3###Assistant:",
     )
 
