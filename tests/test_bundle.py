@@ -1,17 +1,19 @@
 """A bundle is opened only whole, unchanged and known."""
 
+import hashlib
 import json
 import os
 import shutil
+import struct
 from pathlib import Path
 
 import pytest
-from skingpt_edge.engines.errors import BundleError
+from skingpt_edge.engines.errors import BundleError, EngineError, InputError
 from skingpt_edge.runtime import bundle as bundle_module
 from skingpt_edge.runtime.bundle import MANIFEST, open_bundle, read_bundle
 from skingpt_edge.runtime.manifest import read_manifest
 from skingpt_edge.runtime.skingpt import SkinGPT
-from support import FORMAT_1
+from support import FORMAT_1, GOLDEN
 
 
 @pytest.fixture
@@ -171,19 +173,79 @@ def test_the_graphs_own_headers_are_compared(shape, graph, copy):
 
 
 def test_a_file_that_is_no_gguf_is_refused_without_a_crash(copy):
-    import hashlib
-
     for content in (b"", b"GGUF", b"GGUF\x03\0\0\0" + b"\xff" * 64, os.urandom(5000)):
-        (copy / "llm.gguf").write_bytes(content)
-        entry = {"size": len(content), "sha256": hashlib.sha256(content).hexdigest()}
-        edit(copy, lambda d, entry=entry: d["files"].update({"llm.gguf": entry}))
+        replace_llm(copy, content)
         with pytest.raises(BundleError, match=r"llm.gguf: not a GGUF file"):
             open_bundle(copy)
 
 
-def test_a_file_that_is_no_graph_is_refused(copy):
-    import hashlib
+def replace_llm(folder: Path, content: bytes) -> None:
+    """Another language model, with a manifest that agrees."""
+    (folder / "llm.gguf").write_bytes(content)
+    entry = {"size": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+    edit(folder, lambda d: d["files"].update({"llm.gguf": entry}))
 
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("llama.block_count", struct.pack("<I", 0)),
+        ("llama.block_count", struct.pack("<I", 2**31 - 1)),
+        ("llama.attention.layer_norm_rms_epsilon", struct.pack("<f", -1)),
+        ("llama.attention.layer_norm_rms_epsilon", struct.pack("<f", float("nan"))),
+        ("llama.rope.freq_base", struct.pack("<f", float("inf"))),
+        ("tokenizer.ggml.eos_token_id", struct.pack("<I", 100_000)),
+    ],
+)
+def test_a_header_that_would_abort_llama_cpp_is_refused(key, value, copy):
+    data = bytearray((copy / "llm.gguf").read_bytes())
+    at = data.index(key.encode()) + len(key) + 4  # past the name and the value's type
+    data[at : at + 4] = value
+    replace_llm(copy, bytes(data))
+    with pytest.raises(BundleError, match=f"llm.gguf: {key} is"):
+        open_bundle(copy)
+
+
+def test_a_language_model_cut_short_is_refused(copy):
+    data = (copy / "llm.gguf").read_bytes()
+    replace_llm(copy, data[: len(data) // 2])
+    with pytest.raises(BundleError, match=r"llm.gguf: it ends before its last tensor"):
+        open_bundle(copy)
+
+
+def test_a_type_the_language_model_has_not_is_refused(copy):
+    edit(copy, lambda d: d["llm"].update(type="f32"))
+    with pytest.raises(BundleError, match=r"its type is q8_0, bundle.json says f32"):
+        open_bundle(copy)
+
+
+def test_a_closed_model_is_an_error_and_closing_twice_is_none():
+    model = SkinGPT.open(FORMAT_1)
+    image = model.embed((GOLDEN / "images/00.jpg").read_bytes())
+    model.close()
+    model.close()
+    with pytest.raises(EngineError, match="closed"):
+        model.ask(image, "What?")
+    with pytest.raises(EngineError, match="closed"):
+        model.embed((GOLDEN / "images/00.jpg").read_bytes())
+
+
+def test_more_context_than_the_model_was_trained_for_is_refused():
+    with pytest.raises(InputError, match="context is 4096, but this model was trained for at most 2048"):
+        SkinGPT.open(FORMAT_1, context=4096)
+
+
+def test_two_copies_of_a_bundle_are_each_hashed_once(copy, tmp_path, monkeypatch):
+    other = shutil.copytree(copy, tmp_path / "other")
+    hashed = []
+    original = bundle_module.hash_file
+    monkeypatch.setattr(bundle_module, "hash_file", lambda path, p=None: (hashed.append(path), original(path, p))[1])
+    for folder in (copy, other, copy, other):
+        open_bundle(folder)
+    assert len(hashed) == 10
+
+
+def test_a_file_that_is_no_graph_is_refused(copy):
     (copy / "qformer.onnx").write_bytes(b"no graph")
     entry = {"size": 8, "sha256": hashlib.sha256(b"no graph").hexdigest()}
     edit(copy, lambda d: d["files"].update({"qformer.onnx": entry}))

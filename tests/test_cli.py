@@ -143,7 +143,9 @@ USAGE = [
     ("diagnose", PHOTO, "--threads", "0"),
     ("diagnose", PHOTO, "--context", "1"),
     ("diagnose", PHOTO, "--html", "/no/such/folder/page.html"),
+    ("diagnose", PHOTO, "--html", ROOT),
     ("diagnose", PHOTO, "--questions", "/no/such/file"),
+    ("diagnose", PHOTO, "--top-p", "0.5"),
     ("chat", PHOTO, "--json"),
     ("trace", PHOTO),
 ]
@@ -176,6 +178,47 @@ def test_a_files_name_cannot_steer_the_terminal_or_break_the_line(tmp_path):
         "picture 1 of 1: a\ufffd[31m\ufffdb.jpg",
         "error: a\ufffd[31m\ufffdb.jpg: not a readable JPEG, PNG, WEBP picture",
     ]
+
+
+def test_a_page_does_not_take_the_place_of_a_device(tmp_path):
+    os.mkfifo(tmp_path / "fifo")
+    result = run("skingpt", "diagnose", PHOTO, "--html", tmp_path / "fifo")
+    assert result.returncode == 2
+    assert (tmp_path / "fifo").is_fifo()
+
+
+def test_a_question_that_is_no_text_is_3():
+    result = run("skingpt", "chat", PHOTO, "-q", "caf\udcff")
+    assert result.returncode == 3
+    assert "not valid text" in result.stderr
+
+
+def test_a_question_too_long_for_one_picture_is_said_for_each():
+    result = run("skingpt", "diagnose", PHOTO, PHOTO, "--json", "--context", "100", "--max-new-tokens", "50")
+    assert result.returncode == 3
+    assert ["error" in valid(line) for line in result.stdout.splitlines()] == [True, True]
+
+
+def test_turns_that_no_longer_fit_are_told():
+    result = run("skingpt", "diagnose", PHOTO, "--context", "150", "--max-new-tokens", "20")
+    assert result.returncode == 0, result.stderr
+    assert "earlier turns no longer fit into the context" in result.stdout
+
+
+def test_a_temperature_next_to_zero_is_greedy():
+    def ids(*options):
+        return json.loads(run("skingpt", "chat", PHOTO, "-q", "What?", "--json", *SHORT, *options).stdout)["turns"][0]
+
+    assert ids("--temperature", "1e-320")["token_ids"] == ids()["token_ids"]
+
+
+def test_a_full_disk_behind_the_output_is_an_error_not_a_traceback():
+    with Path("/dev/full").open("w") as full:
+        program = Path(sys.executable).with_name("skingpt")
+        result = subprocess.run([program, "info"], stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert result.returncode == 6
+    assert "error: No space left on device" in result.stderr
+    assert "Traceback" not in result.stderr
 
 
 def test_a_question_too_long_is_3():

@@ -354,3 +354,67 @@ def test_a_template_file_is_used_and_checked(tmp_path):
         read_template(str(file))
     with pytest.raises(ExportError, match="neither one of skingpt4"):
         read_template("vicuna")
+
+
+def test_a_rotated_photo_is_fit_for_measuring_parity(tmp_path):
+    from PIL import Image
+
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    (tmp_path / "pictures").mkdir()
+    Image.open(GOLDEN / "images/00.jpg").save(tmp_path / "pictures/turned.jpg", exif=exif)
+    result = export(tmp_path / "bundle", "f32", "f32", "--pictures", tmp_path / "pictures")
+    assert result.returncode == 0, result.stderr
+
+
+def test_a_file_that_is_no_picture_is_refused_before_the_work(tmp_path):
+    (tmp_path / "pictures").mkdir()
+    (tmp_path / "pictures/notes.txt").write_text("x")
+    result = export(tmp_path / "bundle", "f32", "f32", "--pictures", tmp_path / "pictures")
+    assert result.returncode == 3
+    assert result.stderr == "error: notes.txt: not a readable JPEG, PNG, WEBP picture\n"
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"hidden_act": "gelu"}, "hidden_act is 'gelu'"),
+        ({"head_dim": 16}, "head_dim is 16"),
+        ({"rms_norm_eps": float("nan")}, "rms_norm_eps nan"),
+        ({"rope_scaling": {"type": "linear"}}, "rope_scaling"),
+        ({"rope_parameters": {"rope_type": "linear"}}, "rope_parameters"),
+        ({"max_position_embeddings": 32}, "max_position_embeddings is 32"),
+        ({"model_type": "mistral"}, "model_type is 'mistral'"),
+        ({"vocab_size": "many"}, "not a number"),
+    ],
+)
+def test_a_config_that_is_not_a_plain_llamas_is_refused(change, words, checkpoint):
+    path = checkpoint / "llm/config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
+    with pytest.raises(ExportError, match=words):
+        LlamaCheckpoint(LlamaFolder(checkpoint / "llm"))
+
+
+@pytest.mark.parametrize("index", [{"weight_map": []}, {"weight_map": {"a": 1}}, {}, {"weight_map": {"a": "../b.bin"}}])
+def test_a_malformed_index_is_refused(index, checkpoint):
+    (checkpoint / "llm/pytorch_model.bin.index.json").write_text(json.dumps(index))
+    with pytest.raises(ExportError, match="weight_map names no files"):
+        LlamaFolder(checkpoint / "llm")
+
+
+def test_added_tokens_the_model_has_no_embedding_for_are_left_out(checkpoint, tmp_path):
+    (checkpoint / "llm/added_tokens.json").write_text(json.dumps({"<pad>": 768}))
+    source = LlamaCheckpoint(LlamaFolder(checkpoint / "llm"))
+    write_gguf(source, tmp_path / "llm.gguf", plain_types(F16), 1, "x", lambda *_: None)
+    assert read_gguf_header(tmp_path / "llm.gguf").n_vocab == 768
+
+
+def test_the_current_directory_is_not_replaced_and_a_link_means_its_bundle(tmp_path):
+    result = run("skingpt-export", "synth", "--shape", "tiny", "-o", ".", cwd=tmp_path)
+    assert result.returncode == 4
+    assert "current directory" in result.stderr
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to("real")
+    assert run("skingpt-export", "synth", "--shape", "tiny", "-o", tmp_path / "link").returncode == 0
+    assert (tmp_path / "link").is_symlink()
+    assert (tmp_path / "real/bundle.json").is_file()

@@ -91,6 +91,13 @@ def test_truncated_picture_never_gets_through(photo, kind, part):
         decode_image(data[: int(len(data) * part)], "a")
 
 
+def test_a_png_with_a_wrong_checksum_is_refused(photo):
+    data = bytearray(encode(photo, "PNG"))
+    at = data.index(b"IDAT") + 4 + int.from_bytes(data[data.index(b"IDAT") - 4 : data.index(b"IDAT")], "big")
+    data[at] ^= 1
+    refused(bytes(data), "damaged or truncated")
+
+
 def test_animated_webp_and_png_are_refused(photo):
     frames = [photo.rotate(90), photo.rotate(180)]
     refused(encode(photo, "WEBP", save_all=True, append_images=frames), "animated")

@@ -70,6 +70,11 @@ def test_control_characters_do_not_reach_a_terminal():
     assert printable("a\x1b[2Jb\n\tc\x9b\u202e") == "a\ufffd[2Jb\n\tc\ufffd\ufffd"
 
 
+def test_letters_of_any_language_reach_it():
+    text = "Traitement\u00a0: 皮膚\u3000क\u094d\u200dष"
+    assert printable(text) == text
+
+
 def test_a_prompt_is_built_as_the_original_builds_it():
     prompt = build_prompt(SKINGPT4, [Turn("Q1", "A1")], "Q2")
     assert prompt.before.endswith("Please answer my questions.###Human: <Img>")
