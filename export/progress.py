@@ -18,7 +18,8 @@ def bar(text: str, *, unit: str = "B") -> Iterator[Callable[[int, int], None]]:
 
     Without a terminal it is one line when the work is finished.
     """
-    step_bar = tqdm(desc=text, unit=unit, unit_scale=True, unit_divisor=1000, disable=None, leave=True)
+    step_bar = tqdm(desc=text, unit=unit, unit_scale=True, disable=None)
+    hidden = step_bar.disable  # closing a bar disables it
 
     def move(done: int, total: int) -> None:
         step_bar.total = total
@@ -26,5 +27,5 @@ def bar(text: str, *, unit: str = "B") -> Iterator[Callable[[int, int], None]]:
 
     with step_bar:
         yield move
-    if step_bar.disable:
+    if hidden:
         step(f"{text}: done")
