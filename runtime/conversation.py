@@ -13,8 +13,8 @@ from .sampling import GenerationConfig, Sampler
 from .text import StopFilter, cut_answer, utf8_decoder
 from .vision import ImageEmbedding
 
-# What the original drops from the start of an answer: one <unk>, then one <s>.
-DROPPED_FIRST = (0, 1)
+# The original drops these from the start of an answer, one each, in this order.
+UNK, BOS = SPECIAL_TOKENS["<unk>"], SPECIAL_TOKENS["<s>"]
 
 
 @dataclass(frozen=True)
@@ -128,7 +128,7 @@ class Conversation:
 
     def _bytes(self, tokens: list[int]) -> bytes:
         """What the token generated last adds to the text."""
-        if tuple(tokens) in ((DROPPED_FIRST[0],), (DROPPED_FIRST[1],), DROPPED_FIRST):
+        if tuple(tokens) in ((UNK,), (BOS,), (UNK, BOS)):
             return b""
         return self._model.piece(tokens[-1])
 
@@ -139,7 +139,7 @@ class Conversation:
         before a run that a special token ends.
         """
         names = {token: name for name, token in SPECIAL_TOKENS.items()}
-        for dropped in DROPPED_FIRST:
+        for dropped in (UNK, BOS):
             if tokens[:1] == [dropped]:
                 tokens = tokens[1:]
         text, run, after_special = "", b"", False

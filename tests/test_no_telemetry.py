@@ -19,7 +19,7 @@ ISOLATED = ["unshare", "--user", "--map-root-user", "--net"]
 TOOLS = ["strace", "unshare", "ip"]
 WITHOUT_SWITCH = (
     "import os, sys, skingpt_edge.runtime.cli as cli;"
-    "del os.environ['ORT_DISABLE_TELEMETRY'];"
+    "os.environ.pop('ORT_DISABLE_TELEMETRY', None);"
     "sys.exit(cli.main(sys.argv[1:]))"
 )
 
