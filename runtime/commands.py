@@ -127,7 +127,8 @@ def trace(options: Namespace) -> int:
     with _open(options) as model:
         config = options.config(model.defaults)
         write_trace(model, data, options.image.name, options.asked, config, options.output)
-    _progress(f"trace: {options.output}")
+        _progress(f"trace: {options.output}")
+        _progress(model.bundle.manifest.notice)
     return 0
 
 
@@ -185,10 +186,12 @@ def verify(options: Namespace) -> int:
     check_hashes(bundle, _hashing)
     check_language_model(bundle)
     open_vision(bundle, device="cpu", threads=default_threads()).close()
+    notice = bundle.manifest.notice
     if options.json:
-        print(json.dumps({"bundle": str(bundle.path), "id": bundle.id, "ok": True}))
+        print(json.dumps({"bundle": str(bundle.path), "id": bundle.id, "ok": True, "notice": notice}))
     else:
         print(f"{bundle.path}: whole and unchanged, {len(bundle.manifest.files)} files, id {bundle.id[:16]}")
+        print(printable(notice))
     return 0
 
 

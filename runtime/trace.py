@@ -38,6 +38,7 @@ def write_trace(
         "schema": SCHEMA,
         "image": {"name": name, "sha256": image.sha256},
         "bundle": {"name": model.bundle.manifest.name, "id": model.bundle.id},
+        "notice": model.bundle.manifest.notice,
         "engines": {stage: info.to_json() for stage, info in model.engines.items()},
         "turns": [_turn(answer) for answer in conversation.answers],
     }

@@ -8,7 +8,8 @@ from pathlib import Path
 
 from PIL import Image
 
-DATA = Path(__file__).parent / "data"
+ROOT = Path(__file__).parents[1]
+DATA = ROOT / "tests" / "data"
 GOLDEN = DATA / "golden"
 CHECKPOINT = GOLDEN / "checkpoint"
 FORMAT_1 = DATA / "bundle-format-1"

@@ -32,7 +32,7 @@ def test_diagnose_streams_a_report_with_timings_and_notice():
         assert f"\n{heading}\n" in result.stdout
     assert "vision encoder" in result.stdout
     assert "tokens/s" in result.stdout
-    assert "its words are nonsense" in result.stdout
+    assert "Not for diagnosis" in result.stdout
     assert "picture 1 of 1: 00.jpg" in result.stderr
 
 
@@ -104,7 +104,7 @@ def test_chat_reads_questions_until_an_empty_line():
     assert result.returncode == 0
     assert result.stdout.count("> ") >= 2
     assert "never asked" not in result.stdout
-    assert "its words are nonsense" in result.stdout
+    assert "Not for diagnosis" in result.stdout
 
 
 def test_sampling_repeats_with_its_seed():

@@ -1,0 +1,144 @@
+"""Ask a bundle about drawings it has never seen, through the runtime, and count what it says right."""
+
+import io
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from ...engines.errors import InputError
+from ...runtime.skingpt import SkinGPT
+from ..progress import bar
+from .conditions import TONES, VALUES
+from .draw import draw, random_scene
+from .score import PHRASES, Case, Share, score, stated
+
+SCHEMA = "skingpt-evaluation/1"
+MOST_PICTURES, MOST_SEEDS = 100_000, 10_000
+ROWS = (*VALUES, "attributes", "condition", "everything")
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What was asked and what came of it."""
+
+    bundle: dict[str, str]
+    notice: str
+    engines: dict[str, dict[str, str | int]]
+    seed: int
+    cases: tuple[Case, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """Counts of everything, overall, by skin tone, and with the answers shuffled."""
+        return {
+            "schema": SCHEMA,
+            "bundle": self.bundle,
+            "notice": self.notice,
+            "engines": self.engines,
+            "pictures": len(self.cases),
+            "seed": self.seed,
+            "scores": _counts(score(self.cases)),
+            "by_tone": {tone: _counts(score(cases)) for tone, cases in by_tone(self.cases).items()},
+            "shuffled": _counts(score(shuffled(self.cases))),
+            "frequencies": frequencies(self.cases),
+        }
+
+
+def _counts(scores: dict[str, Share]) -> dict[str, dict[str, int]]:
+    return {name: asdict(share) for name, share in scores.items()}
+
+
+def held_out_seeds(seed: int, count: int) -> range:
+    """Seeds of drawings below 2^32, where no training ever draws. Raises InputError for numbers out of range."""
+    if not 0 <= seed < MOST_SEEDS or not 1 <= count <= MOST_PICTURES:
+        raise InputError(
+            f"seed is {seed} and pictures {count}, expected 0 to {MOST_SEEDS - 1} and 1 to {MOST_PICTURES}"
+        )
+    return range(seed * MOST_PICTURES, seed * MOST_PICTURES + count)
+
+
+def png(image: Image.Image) -> bytes:
+    """The picture as a file's bytes, without loss."""
+    target = io.BytesIO()
+    image.save(target, "PNG")
+    return target.getvalue()
+
+
+def ask(model: SkinGPT, image: Image.Image) -> str:
+    """The four answers about a picture as one text."""
+    report = model.report(model.embed(png(image)))
+    return "\n".join(section.answer.text for section in report.sections)
+
+
+def evaluate(opened: AbstractContextManager[SkinGPT], pictures: int, seed: int) -> Evaluation:
+    """Ask about `pictures` held-out drawings of `seed`. Raises InputError and what the stages raise."""
+    cases = []
+    seeds = held_out_seeds(seed, pictures)
+    with opened as model, bar("asking about held-out drawings", unit=" pictures") as move:
+        for done, number in enumerate(seeds, 1):
+            scene = random_scene(number)
+            assert scene.findings
+            cases.append(Case(scene.tone, scene.findings, ask(model, draw(scene).image)))
+            move(done, pictures)
+        bundle = {"name": model.bundle.manifest.name, "id": model.bundle.id}
+        engines = {stage: info.to_json() for stage, info in model.engines.items()}
+        notice = model.bundle.manifest.notice
+    return Evaluation(bundle, notice, engines, seed, tuple(cases))
+
+
+def by_tone(cases: Sequence[Case]) -> dict[str, list[Case]]:
+    return {tone: [case for case in cases if case.tone == tone] for tone in TONES}
+
+
+def shuffled(cases: Sequence[Case]) -> list[Case]:
+    """Every picture with the answer to another one, chosen at random."""
+    order = np.random.default_rng(0).permutation(len(cases))
+    return [Case(case.tone, case.truth, cases[i].text) for case, i in zip(cases, order, strict=True)]
+
+
+def frequencies(cases: Sequence[Case]) -> dict[str, float]:
+    """The part that would be right by chance if answers kept their frequencies and no picture were looked at."""
+    said = [stated(case.text) for case in cases]
+    result = {}
+    for name, phrases in PHRASES.items():
+        truth = [getattr(case.truth, name) for case in cases]
+        answers = [row[name] for row in said]
+        result[name] = sum(truth.count(v) * answers.count(v) for v in phrases) / len(cases) ** 2
+    result["attributes"] = float(np.mean([result[name] for name in VALUES]))
+    return result
+
+
+def table(evaluation: Evaluation) -> str:
+    """The scores as a person reads them."""
+    cases = evaluation.cases
+    scores, mixed, chance = score(cases), score(shuffled(cases)), frequencies(cases)
+    lines = [f"{len(cases)} held-out drawings, seed {evaluation.seed}; 95 % confidence intervals"]
+    lines.append(f"{'':<14}{'right':<42}{'shuffled':>9}{'by frequency':>14}")
+    for name in ROWS:
+        expected = f"{chance[name]:.1%}" if name in chance else ""
+        lines.append(f"{name:<14}{scores[name]!s:<42}{mixed[name].part:>9.1%}{expected:>14}")
+    for tone, group in by_tone(cases).items():
+        if group:
+            found = score(group)
+            lines.append(f"{tone + ' skin':<14}attributes {found['attributes']}; condition {found['condition']}")
+    return "\n".join(lines)
+
+
+def save_mistakes(evaluation: Evaluation, folder: Path) -> int:
+    """Write every picture with a mistake as a PNG and what was said as a text beside it; return how many."""
+    folder.mkdir(parents=True, exist_ok=True)
+    count = 0
+    seeds = held_out_seeds(evaluation.seed, len(evaluation.cases))
+    for number, case in zip(seeds, evaluation.cases, strict=True):
+        said = stated(case.text)
+        wrong = [f"{name}: {said[name]} instead of {getattr(case.truth, name)}" for name in PHRASES
+                 if said[name] != getattr(case.truth, name)]  # fmt: skip
+        if wrong:
+            count += 1
+            draw(random_scene(number)).image.save(folder / f"{number}.png")
+            (folder / f"{number}.txt").write_text("\n".join([*wrong, "", case.text, ""]))
+    return count

@@ -1,0 +1,102 @@
+"""How the score falls when a picture is turned, darkened, blurred or small, as in the paper's supplement."""
+
+import json
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import asdict, dataclass, replace
+
+import numpy as np
+from PIL import Image
+
+from ...runtime.skingpt import SkinGPT
+from ..progress import bar
+from .draw import FRAME, RADIUS, Scene, draw, random_scene, without_nuisance
+from .evaluate import ask, held_out_seeds
+from .score import Case, Share, score
+
+SCHEMA = "skingpt-robustness/1"
+Show = Callable[[Scene, float], Image.Image]
+
+
+@dataclass(frozen=True)
+class Disturbance:
+    """A way to make pictures harder, and how far it is taken."""
+
+    unit: str
+    levels: tuple[float, ...]
+    show: Show
+
+
+def _turned(scene: Scene, degrees: float) -> Image.Image:
+    image = draw(scene).image
+    skin = tuple(int(v) for v in np.median(np.asarray(image).reshape(-1, 3), axis=0))
+    return image.rotate(degrees, Image.Resampling.BICUBIC, fillcolor=skin)
+
+
+def _small(scene: Scene, side: float) -> Image.Image:
+    picture = draw(scene, max(FRAME, int(side))).image
+    return picture.resize((int(side), int(side)), Image.Resampling.LANCZOS)
+
+
+DISTURBANCES: Mapping[str, Disturbance] = {
+    "rotation": Disturbance("degrees", (0, 15, 30, 45, 90, 135, 180), _turned),
+    "light": Disturbance(
+        "percent darker or brighter",
+        (-70, -50, -30, -15, 0, 15, 30, 50),
+        lambda scene, percent: draw(replace(scene, light=percent / 100)).image,
+    ),
+    "blur": Disturbance(
+        "standard deviation in pixels of 224",
+        (0, 1, 2, 3, 4, 6),
+        lambda scene, pixels: draw(replace(scene, blur=pixels)).image,
+    ),
+    "resolution": Disturbance("pixels to a side", (28, 40, 56, 80, 112, 160, 224, 448), _small),
+}
+
+Sweeps = dict[str, dict[float, dict[str, Share]]]
+
+
+def inner(scene: Scene) -> bool:
+    """Whether all lesions stay inside the frame when it is turned."""
+    assert scene.findings
+    reach = FRAME / 2 - 1.2 * RADIUS[scene.findings.size][1]
+    return all(np.hypot(x - FRAME / 2, y - FRAME / 2) <= reach for x, y in draw(scene).centres)
+
+
+def disturb(opened: AbstractContextManager[SkinGPT], pictures: int, seed: int) -> Sweeps:
+    """Scores of the same `pictures` clean drawings under every disturbance and level."""
+    scenes: list[Scene] = []
+    for number in held_out_seeds(seed, 20 * pictures):
+        scene = without_nuisance(random_scene(number))
+        if inner(scene):
+            scenes.append(scene)
+        if len(scenes) == pictures:
+            break
+    total = len(scenes) * sum(len(disturbance.levels) for disturbance in DISTURBANCES.values())
+    result: Sweeps = {}
+    done = 0
+    with opened as model, bar("asking about disturbed drawings", unit=" pictures") as move:
+        for name, disturbance in DISTURBANCES.items():
+            result[name] = {}
+            for level in disturbance.levels:
+                cases = []
+                for scene in scenes:
+                    assert scene.findings
+                    cases.append(Case(scene.tone, scene.findings, ask(model, disturbance.show(scene, level))))
+                    done += 1
+                    move(done, total)
+                result[name][level] = score(cases)
+    return result
+
+
+def to_json(sweeps: Sweeps, pictures: int, seed: int) -> str:
+    """The counts by disturbance and level."""
+    counts = {
+        name: [
+            {"level": level, **{what: asdict(scores[what]) for what in ("attributes", "condition")}}
+            for level, scores in levels.items()
+        ]
+        for name, levels in sweeps.items()
+    }
+    document = {"schema": SCHEMA, "pictures": pictures, "seed": seed, "sweeps": counts}
+    return json.dumps(document, indent=1) + "\n"
