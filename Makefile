@@ -3,12 +3,20 @@ PYTHON ?= python3
 TORCH_OPTIONS ?=
 PIP = bin/pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo test check clean
+.PHONY: demo demo-model demo-accuracy test check clean
 
 demo: .venv/.installed
 	@.venv/$(PIP) --no-deps .
 	@mkdir -p out
 	.venv/bin/skingpt diagnose runtime/demo/pictures/*.jpg --html out/report.html
+
+# About an hour on 2 cores. RESUME=--resume goes on after an interruption.
+demo-model: .venv-test/.installed
+	.venv-test/bin/skingpt-export demo-model -o out/demo-model $(RESUME)
+
+# The README's table and plot, from the checkpoints of demo-model.
+demo-accuracy: .venv-test/.installed
+	.venv-test/bin/python -m skingpt_edge.export.demo.report out/demo-model benchmarks/results/demo
 
 test: .venv-test/.installed
 	.venv-test/bin/pytest

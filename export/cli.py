@@ -12,7 +12,10 @@ from hashlib import sha256
 from pathlib import Path
 
 from ..engines.errors import ExportError, SkinGPTError
+from ..runtime.bundle import default_bundle, read_bundle
 from ..runtime.manifest import Manifest
+from ..runtime.skingpt import SkinGPT
+from .progress import step
 
 DEFAULT_VISION, DEFAULT_LLM = "int8", "q4_k_m"
 
@@ -20,7 +23,7 @@ DEFAULT_VISION, DEFAULT_LLM = "int8", "q4_k_m"
 def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     try:
-        manifest = options.run(options)
+        options.run(options)
     except SkinGPTError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
@@ -30,7 +33,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except OSError as error:
         print(f"error: {error.filename or 'a file'}: {error.strerror or error}", file=sys.stderr)
         return ExportError.exit_code
-    _tell(options, manifest)
     return 0
 
 
@@ -47,7 +49,7 @@ def _tell(options: argparse.Namespace, manifest: Manifest) -> None:
         print("kept although it misses limits: " + "; ".join(manifest.parity.failures))
 
 
-def _bundle(options: argparse.Namespace) -> Manifest:
+def _bundle(options: argparse.Namespace) -> None:
     from .bundle_writer import NOTICE
     from .make import Checkpoints, Choices, export_bundle, sample_pictures
     from .templates import read_template
@@ -69,15 +71,55 @@ def _bundle(options: argparse.Namespace) -> Manifest:
         notice=options.notice or NOTICE,
     )
     sources = Checkpoints(options.vit, options.qformer, options.adapter, options.llm)
-    return export_bundle(sources, options.output, choices, pictures)
+    _tell(options, export_bundle(sources, options.output, choices, pictures))
 
 
-def _synth(options: argparse.Namespace) -> Manifest:
+def _synth(options: argparse.Namespace) -> None:
     from .make import Choices, synthesise_bundle
 
     name = options.name or f"synthetic-{options.shape}"
     choices = Choices(options.vision, options.llm_type.lower(), name, force=options.force)
-    return synthesise_bundle(options.shape, options.output, choices)
+    _tell(options, synthesise_bundle(options.shape, options.output, choices))
+
+
+def _evaluate(options: argparse.Namespace) -> None:
+    from .demo.evaluate import evaluate, held_out_seeds, save_mistakes, table
+
+    held_out_seeds(options.seed, options.pictures)
+    found = evaluate(_asked(options), options.pictures, options.seed)
+    if options.mistakes:
+        step(f"{save_mistakes(found, options.mistakes)} pictures with mistakes: {options.mistakes}")
+    print(json.dumps(found.to_json(), indent=1) if options.json else f"{table(found)}\n{found.notice}")
+
+
+def _robustness(options: argparse.Namespace) -> None:
+    from .demo.plots import plot_robustness
+    from .demo.robustness import disturb, to_json
+
+    sweeps = disturb(_asked(options), options.pictures, options.seed)
+    options.output.mkdir(parents=True, exist_ok=True)
+    plot_robustness(sweeps, options.output / "robustness.png")
+    (options.output / "robustness.json").write_text(to_json(sweeps, options.pictures, options.seed))
+    print(f"{options.output / 'robustness.png'}, robustness.json")
+
+
+def _asked(options: argparse.Namespace) -> SkinGPT:
+    """The model that is to be asked: a bundle, or the checkpoints it was made from in torch."""
+    bundle = options.bundle or default_bundle()
+    if not options.torch:
+        return SkinGPT.open(bundle)
+    from .demo.checkpoint import checkpoints_in
+    from .torch_engines import open_original
+
+    return open_original(checkpoints_in(options.torch), read_bundle(bundle))
+
+
+def _demo_model(options: argparse.Namespace) -> None:
+    from .demo.make_demo import make_demo_model
+
+    manifest = make_demo_model(options.output, resume=options.resume)
+    options.output /= "bundle"
+    _tell(options, manifest)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -127,7 +169,40 @@ def _parser() -> argparse.ArgumentParser:
     synth = commands.add_parser("synth", parents=[common], help="a full shape with random weights, for measuring")
     synth.add_argument("--shape", required=True, choices=("tiny", "7b", "13b"))
     synth.set_defaults(run=_synth)
+    _add_demo_commands(commands)
     return parser
+
+
+def _add_demo_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    asked = argparse.ArgumentParser(add_help=False)
+    asked.add_argument("bundle", nargs="?", type=Path, metavar="BUNDLE", help="(the demonstration bundle)")
+    asked.add_argument("--seed", type=int, default=0, metavar="N", help="which held-out drawings (%(default)s)")
+    asked.add_argument(
+        "--torch", type=Path, metavar="DIR", help="ask these checkpoints in torch float32, prompted as BUNDLE is"
+    )
+
+    evaluate = commands.add_parser(
+        "evaluate", parents=[asked], help="count what a demonstration bundle says right about held-out drawings"
+    )
+    evaluate.add_argument("--pictures", type=int, default=500, metavar="N", help="how many (%(default)s)")
+    evaluate.add_argument("--json", action="store_true", help="print the counts as JSON on standard output")
+    evaluate.add_argument("--mistakes", type=Path, metavar="DIR", help="write the pictures it was wrong about")
+    evaluate.set_defaults(run=_evaluate)
+
+    robustness = commands.add_parser(
+        "robustness", parents=[asked], help="the same about drawings that are turned, dark, blurred or small: a plot"
+    )
+    robustness.add_argument("--pictures", type=int, default=100, metavar="N", help="at each level (%(default)s)")
+    robustness.add_argument("-o", "--output", type=Path, required=True, metavar="DIR")
+    robustness.set_defaults(run=_robustness)
+
+    demo = commands.add_parser(
+        "demo-model", help="train the demonstration model from nothing, export and evaluate it (about an hour)"
+    )
+    demo.add_argument("-o", "--output", type=Path, required=True, metavar="DIR", help="folder for all that comes of it")
+    demo.add_argument("--resume", action="store_true", help="go on after an interruption")
+    demo.add_argument("--json", action="store_true", help="print the result as JSON on standard output")
+    demo.set_defaults(run=_demo_model)
 
 
 if __name__ == "__main__":

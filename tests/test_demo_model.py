@@ -1,0 +1,259 @@
+"""The demonstration model looks: what it says is counted, on drawings that no training has seen."""
+
+import json
+import re
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from PIL import Image
+from skingpt_edge.export.demo.answers import CANNOT_JUDGE, PROTOCOL, TOPICS, answer, conversation
+from skingpt_edge.export.demo.conditions import CONDITIONS, EXTENTS, TONES, VALUES, draw_findings
+from skingpt_edge.export.demo.draw import NUMBER, draw, random_scene
+from skingpt_edge.export.demo.evaluate import ask, evaluate, frequencies, held_out_seeds, shuffled
+from skingpt_edge.export.demo.lesson import TRAINING_SEEDS, VALIDATION_SEEDS, labels, make_lesson
+from skingpt_edge.export.demo.make_demo import NOTICE, SEEN_SEEDS
+from skingpt_edge.export.demo.report import markdown
+from skingpt_edge.export.demo.samples import SAMPLES
+from skingpt_edge.export.demo.score import Case, Share, score, stated
+from skingpt_edge.export.demo.train_vision import PHASES
+from skingpt_edge.export.make import sample_pictures
+from skingpt_edge.runtime.bundle import default_bundle, read_bundle
+from skingpt_edge.runtime.image import read_image_file
+from skingpt_edge.runtime.skingpt import SkinGPT
+from support import ROOT, run
+
+PICTURES = 40
+RESULTS = ROOT / "benchmarks" / "results" / "demo"
+
+
+@pytest.fixture(scope="module")
+def asked():
+    """The shipped bundle's answers about 40 held-out drawings, of another seed than the README's."""
+    return evaluate(SkinGPT.open(), PICTURES, seed=7).cases
+
+
+def test_it_says_what_the_drawings_show(asked):
+    found = score(asked)
+    assert found["attributes"].of == PICTURES * len(VALUES)
+    assert found["attributes"].part >= 0.95
+    assert found["condition"].part >= 0.95
+    assert {case.tone for case in asked} == set(TONES)
+
+
+def test_with_answers_shuffled_the_score_falls_to_what_frequencies_give(asked):
+    chance = frequencies(asked)
+    mixed = score(shuffled(asked))
+    for name in ("attributes", "condition"):
+        low, high = mixed[name].interval
+        assert low - 0.05 <= chance[name] <= high + 0.05
+    assert mixed["condition"].part < 0.3
+    assert mixed["attributes"].part < 0.6
+
+
+@pytest.mark.parametrize("grey", [0, 128, 255])
+def test_a_grey_picture_does_not_score(grey):
+    with SkinGPT.open() as model:
+        text = ask(model, Image.new("RGB", (224, 224), (grey, grey, grey)))
+    assert set(stated(text).values()) == {None}
+
+
+def test_the_sample_pictures_get_the_right_words():
+    shown = {path.stem: read_image_file(path) for path in sample_pictures()}
+    assert shown.keys() == SAMPLES.keys()
+    with SkinGPT.open() as model:
+        for name, scene in SAMPLES.items():
+            report = model.report(model.embed(shown[name]))
+            said = stated("\n".join(section.answer.text for section in report.sections))
+            if scene.findings:
+                assert said == vars(scene.findings), name
+            else:
+                assert "no skin" in report.text, name
+            assert report.notice == NOTICE
+
+
+def test_the_sample_pictures_are_the_ones_their_code_draws(tmp_path):
+    name, scene = next(iter(SAMPLES.items()))
+    drawn = np.asarray(draw(scene, 560).image, float)
+    with Image.open(next(path for path in sample_pictures() if path.stem == name)) as kept:
+        assert np.abs(drawn - np.asarray(kept, float)).mean() < 4  # JPEG
+
+
+def test_other_questions_are_answered_too():
+    path = sample_pictures()[1]
+    with SkinGPT.open() as model:
+        talk = model.conversation(model.embed(read_image_file(path)))
+        assert stated(talk.ask("What colour is it?").text)["colour"] == "brown"
+        assert "brunella" in talk.ask("Which condition is it?").text
+        assert talk.ask("Is this cancer?").text == CANNOT_JUDGE
+
+
+def test_every_command_says_that_it_is_a_demonstration(tmp_path):
+    photo = sample_pictures()[0]
+    page = tmp_path / "page.html"
+    for command in (
+        ("diagnose", photo, "--html", page), ("chat", photo, "-q", "What is this?"), ("info",), ("verify",),
+        ("trace", photo, "-q", "What is this?", "-o", tmp_path), ("diagnose", photo, "--json"),
+        ("chat", photo, "-q", "What is this?", "--json"), ("info", "--json"), ("verify", "--json"),
+    ):  # fmt: skip
+        result = run("skingpt", *command)
+        assert result.returncode == 0, result.stderr
+        assert "drawn pictures" in result.stdout + result.stderr, command
+        assert "Not for diagnosis" in result.stdout + result.stderr, command
+    assert NOTICE in page.read_text()
+    assert NOTICE in (tmp_path / "trace.json").read_text()
+
+
+def test_every_wording_states_the_truth_and_nothing_else():
+    random = np.random.default_rng(0)
+    seen = set()
+    for _ in range(600):
+        findings = draw_findings(random)
+        texts = [answer(topic, findings, random) for topic in range(PROTOCOL)]
+        seen |= set(texts)
+        assert stated("\n".join(texts)) == vars(findings)
+    for condition in CONDITIONS:
+        wordings = {text for text in seen if text.startswith(("For ", "The made-up")) and condition.treatment in text}
+        assert len(wordings) == len(TOPICS[3][1])
+
+
+def test_a_single_answer_says_only_its_own():
+    random = np.random.default_rng(1)
+    findings = replace(draw_findings(random), colour="purple")
+    (colour,) = (i for i, topic in enumerate(TOPICS) if "What colour is it?" in topic[0])
+    said = stated(answer(colour, findings, random))
+    assert said.pop("colour") == "purple"
+    assert set(said.values()) == {None}
+
+
+def test_what_is_not_stated_or_stated_twice_is_wrong():
+    truth = replace(draw_findings(np.random.default_rng(0)), colour="red", condition="velora")
+    assert stated("It is red (erythema).")["colour"] == "red"
+    assert stated("It is red and blue.")["colour"] is None
+    assert stated("It is reddish.")["colour"] is None
+    silent = score([Case("dark", truth, "")])
+    assert (silent["attributes"].right, silent["attributes"].of) == (0, len(VALUES))
+    assert silent["condition"].right == 0
+    torn = score([Case("dark", truth, "This fits velora. For mellira this demonstration recommends shade.")])
+    assert torn["condition"].right == 0
+
+
+def test_the_confidence_interval_is_wilsons():
+    low, high = Share(95, 100).interval
+    assert (round(low, 3), round(high, 3)) == (0.888, 0.978)  # as statsmodels' proportion_confint gives it
+    assert Share(0, 10).interval[0] == 0
+
+
+def test_held_out_drawings_are_never_trained_on():
+    last = held_out_seeds(9_999, 100_000)[-1]
+    assert last < VALIDATION_SEEDS < TRAINING_SEEDS
+    trained = sum(phase.pictures for phase in PHASES)
+    assert TRAINING_SEEDS + trained < SEEN_SEEDS
+    first = {random_scene(seed) for seed in held_out_seeds(0, 50)}
+    assert not first & {random_scene(TRAINING_SEEDS + i) for i in range(50)}
+
+
+def test_a_seed_gives_one_picture_at_any_size():
+    scene = random_scene(5)
+    assert draw(scene).image.tobytes() == draw(scene).image.tobytes()
+    small, large = draw(scene), draw(scene, 448)
+    assert small.centres == large.centres
+    shrunk = np.asarray(large.image.resize((224, 224), Image.Resampling.BOX), float)
+    assert np.abs(shrunk - np.asarray(small.image, float)).mean() < 8
+
+
+def test_drawings_show_every_value_and_their_own_number_of_lesions():
+    scenes = [random_scene(seed) for seed in range(1500)]
+    for name, values in VALUES.items():
+        assert {getattr(scene.findings, name) for scene in scenes} == set(values)
+    assert {(scene.findings.count, scene.findings.size) for scene in scenes} == set(EXTENTS)
+    for scene in scenes[:60]:
+        drawing = draw(scene)
+        assert len(drawing.centres) == NUMBER[scene.findings.count]
+        assert drawing.coverage.max() > 0.2
+
+
+def test_colours_can_be_told_on_every_skin():
+    for tone in TONES:
+        for condition in CONDITIONS:
+            if condition.surface != "smooth" or condition.kind != "patch":
+                continue
+            for colour in condition.colours:
+                scene = replace(SAMPLES["02-brunella-olive-skin"], tone=tone)
+                findings = replace(scene.findings, colour=colour, condition=condition.name)
+                drawing = draw(replace(scene, findings=findings, hairs=0))
+                pixels = np.asarray(drawing.image, float)
+                inside = np.kron(drawing.coverage > 0.99, np.ones((14, 14))) > 0
+                outside = np.kron(drawing.coverage == 0, np.ones((14, 14))) > 0
+                difference = np.abs(pixels[inside].mean(0) - pixels[outside].mean(0)).max()
+                assert difference > 20, (tone, colour)
+
+
+def test_a_lesson_has_the_labels_of_its_pictures():
+    whole, window = make_lesson(range(6), 16), make_lesson(range(6), 8)
+    assert whole.pictures.shape == (6, 3, 224, 224)
+    assert window.pictures.shape == (6, 3, 112, 112)
+    assert (whole.labels == window.labels).all()
+    for i in range(6):
+        at = [divmod(int(p), 16) for p in window.positions[i]]
+        assert all(whole.coverage[i, r * 16 + c] == v for (r, c), v in zip(at, window.coverage[i], strict=True))
+    assert labels(None)[-1] == len(CONDITIONS)
+
+
+def test_conversations_keep_to_the_protocol_or_ask_freely():
+    random = np.random.default_rng(0)
+    talks = [conversation(draw_findings(random), random) for _ in range(200)]
+    protocol = [question.question for question in read_bundle(default_bundle()).manifest.questions]
+    orders = [[question for question, _ in talk] for talk in talks]
+    assert 80 < sum(order == protocol for order in orders) < 160
+
+
+def test_the_shipped_bundle_is_small_and_within_parity():
+    manifest = read_bundle(default_bundle()).manifest
+    assert (manifest.vision.precision, manifest.llm.type) == ("int8", "q8_0")
+    assert sum(entry.size for entry in manifest.files.values()) <= 12_000_000
+    assert manifest.parity is not None
+    assert manifest.parity.failures == ()
+
+
+def test_the_repository_stays_small():
+    listed = run("/usr/bin/env", "git", "-C", ROOT, "ls-files", "-z")
+    if listed.returncode:
+        pytest.skip("not a git checkout")
+    binary = [path for name in listed.stdout.split("\0") if name and b"\0" in (path := ROOT / name).read_bytes()[:8192]]
+    assert len(binary) > 10
+    assert sum(path.stat().st_size for path in binary) <= 40_000_000
+
+
+def test_the_readme_shows_the_table_that_was_measured():
+    rows = json.loads((RESULTS / "accuracy.json").read_text())
+    assert markdown(rows) in (ROOT / "README.md").read_text()
+    assert (RESULTS / "accuracy.md").read_text() == markdown(rows)
+
+
+def test_the_measured_table_meets_its_limits():
+    rows = json.loads((RESULTS / "accuracy.json").read_text())
+    part = {name: {what: Share(**row["scores"][what]).part for what in ("attributes", "condition")}
+            for name, row in rows.items()}  # fmt: skip
+    assert all(row["pictures"] == 500 for row in rows.values())
+    for name, limit in (("f32 + f32", 0.01), ("f16 + f16", 0.01), ("int8 + q8_0", 0.01), ("int8 + q4_k_m", 0.02)):
+        for what, found in part[name].items():
+            assert found >= 0.95
+            assert abs(found - part["torch float32"][what]) <= limit
+        for tone in rows[name]["by_tone"].values():
+            assert all(Share(**tone[what]).part >= 0.95 for what in ("attributes", "condition"))
+    shipped = rows["int8 + q8_0"]
+    assert shipped["bundle"]["id"] == read_bundle(default_bundle()).id
+
+
+def test_evaluate_prints_a_table_and_refuses_numbers_out_of_range(tmp_path):
+    result = run("skingpt-export", "evaluate", "--pictures", "3", "--mistakes", tmp_path / "wrong")
+    assert result.returncode == 0, result.stderr
+    assert re.search(r"condition +\d", result.stdout)
+    assert "Not for diagnosis" in result.stdout
+    document = json.loads(run("skingpt-export", "evaluate", "--pictures", "3", "--json").stdout)
+    assert document["schema"] == "skingpt-evaluation/1"
+    assert document["scores"]["attributes"]["of"] == 3 * len(VALUES)
+    refused = run("skingpt-export", "evaluate", "--seed", "10000")
+    assert refused.returncode == 3
+    assert "expected 0 to 9999" in refused.stderr
