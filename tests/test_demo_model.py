@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from skingpt_edge.export.demo.answers import CANNOT_JUDGE, PROTOCOL, TOPICS, answer, conversation
-from skingpt_edge.export.demo.conditions import CONDITIONS, EXTENTS, TONES, VALUES, draw_findings
+from skingpt_edge.export.demo.conditions import CONDITIONS, LAYOUTS, TONES, VALUES, draw_findings
 from skingpt_edge.export.demo.draw import NUMBER, draw, random_scene
 from skingpt_edge.export.demo.evaluate import ask, evaluate, frequencies, held_out_seeds, shuffled
 from skingpt_edge.export.demo.lesson import TRAINING_SEEDS, VALIDATION_SEEDS, labels, make_lesson
@@ -166,7 +166,8 @@ def test_drawings_show_every_value_and_their_own_number_of_lesions():
     scenes = [random_scene(seed) for seed in range(1500)]
     for name, values in VALUES.items():
         assert {getattr(scene.findings, name) for scene in scenes} == set(values)
-    assert {(scene.findings.count, scene.findings.size) for scene in scenes} == set(EXTENTS)
+    shown = {(scene.findings.count, scene.findings.size, scene.findings.arrangement) for scene in scenes}
+    assert shown == set(LAYOUTS)
     for scene in scenes[:60]:
         drawing = draw(scene)
         assert len(drawing.centres) == NUMBER[scene.findings.count]

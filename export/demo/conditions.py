@@ -1,7 +1,8 @@
 """What a drawn picture can show: attributes with the paper's words, and a table of made-up conditions.
 
-A condition fixes the kind and the surface of its lesions and leaves the other attributes a choice, so that a
-model that has only learned the conditions' names still has to look for the rest.
+A condition fixes the kind and the surface of its lesions and leaves a choice of two colours, of two layouts (count,
+size and arrangement together) and sometimes of two borders, so that a model that has only learned the conditions'
+names still has to look for the rest.
 """
 
 from dataclasses import dataclass, fields
@@ -46,6 +47,16 @@ VALUES: dict[str, tuple[str, ...]] = {
 """Every attribute's values."""
 
 
+Layout = tuple[str, str, str]
+"""Count, size and arrangement."""
+
+S1, M1, L1 = (("one", size, "alone") for size in SIZES)
+S3, G3 = (("three", "small", arrangement) for arrangement in ARRANGEMENTS[1:])
+M3, H3 = (("three", "medium", arrangement) for arrangement in ARRANGEMENTS[1:])
+S6, G6 = (("many", "small", arrangement) for arrangement in ARRANGEMENTS[1:])
+LAYOUTS: tuple[Layout, ...] = (S1, M1, L1, S3, G3, M3, H3, S6, G6)
+
+
 @dataclass(frozen=True)
 class Condition:
     """A made-up condition: what its lesions look like, where it comes from and what helps."""
@@ -55,34 +66,36 @@ class Condition:
     surface: str
     colours: tuple[str, ...]
     borders: tuple[str, ...]
+    layouts: tuple[Layout, ...]
+    """Two that differ in size: one attribute that is well seen supports the others."""
     cause: str
     treatment: str
 
 
 CONDITIONS = (
-    Condition("velora", "plaque", "scale", ("red", "purple"), ("sharp",),
+    Condition("velora", "plaque", "scale", ("red", "purple"), ("sharp",), (L1, S6),
               "skin that renews itself too fast", "a softening cream twice a day"),
-    Condition("mellira", "plaque", "crust", ("red", "purple"), ("irregular",),
+    Condition("mellira", "plaque", "crust", ("red", "purple"), ("irregular",), (M1, G6),
               "moisture that dries on the skin", "warm compresses and a cleansing lotion"),
-    Condition("fissarine", "plaque", "fissure", ("purple", "brown"), ("sharp",),
+    Condition("fissarine", "plaque", "fissure", ("purple", "brown"), ("sharp",), (L1, G3),
               "dry and cold air", "a rich ointment every evening"),
-    Condition("brunella", "patch", "smooth", ("brown", "blue"), ("sharp", "blurred"),
+    Condition("brunella", "patch", "smooth", ("brown", "blue"), ("sharp", "blurred"), (S1, M3),
               "too much pigment in one place", "shade and a sun screen"),
-    Condition("albena", "patch", "smooth", ("white", "yellow"), ("blurred", "sharp"),
+    Condition("albena", "patch", "smooth", ("white", "yellow"), ("blurred", "sharp"), (H3, S6),
               "too little pigment in one place", "a covering cream and patience"),
-    Condition("squamora", "patch", "scale", ("brown", "blue"), ("irregular",),
+    Condition("squamora", "patch", "scale", ("brown", "blue"), ("irregular",), (L1, S3),
               "a harmless yeast", "a medicated wash for two weeks"),
-    Condition("cyanella", "nodule", "smooth", ("blue", "purple"), ("sharp",),
+    Condition("cyanella", "nodule", "smooth", ("blue", "purple"), ("sharp",), (M1, G3),
               "widened vessels below the skin", "a cold pack and rest"),
-    Condition("xanthora", "nodule", "smooth", ("yellow", "red"), ("sharp",),
+    Condition("xanthora", "nodule", "smooth", ("yellow", "red"), ("sharp",), (S1, H3),
               "fat stored in the skin", "a change of diet"),
-    Condition("verrona", "nodule", "crust", ("brown", "yellow"), ("irregular",),
+    Condition("verrona", "nodule", "crust", ("brown", "yellow"), ("irregular",), (L1, G6),
               "horn that grows in layers", "a plaster that dissolves horn"),
-    Condition("pustora", "pustule", "smooth", ("red", "purple"), ("sharp", "blurred"),
+    Condition("pustora", "pustule", "smooth", ("red", "purple"), ("sharp", "blurred"), (M1, S6),
               "a blocked pore", "a drying paste at night"),
-    Condition("craterine", "ulcer", "smooth", ("red", "blue"), ("sharp", "blurred"),
+    Condition("craterine", "ulcer", "smooth", ("red", "blue"), ("sharp", "blurred"), (S1, M3),
               "poor blood flow", "a moist dressing changed daily"),
-    Condition("ulvaris", "ulcer", "crust", ("brown", "purple"), ("irregular",),
+    Condition("ulvaris", "ulcer", "crust", ("brown", "purple"), ("irregular",), (L1, S3),
               "a wound that was scratched", "a soothing gel under a bandage"),
 )  # fmt: skip
 """None of these exists."""
@@ -90,17 +103,11 @@ CONDITIONS = (
 BY_NAME = {condition.name: condition for condition in CONDITIONS}
 NO_SKIN = "no skin"
 
-# Few large lesions fit into a picture, and many only if they are small.
-EXTENTS = (
-    ("one", "small"), ("one", "medium"), ("one", "large"), ("three", "small"), ("three", "medium"), ("many", "small"),
-)  # fmt: skip
-
 
 def draw_findings(random: np.random.Generator) -> Findings:
     """Findings of a random picture, conditions in equal parts."""
     condition = CONDITIONS[random.integers(len(CONDITIONS))]
-    count, size = EXTENTS[random.integers(len(EXTENTS))]
-    arrangement = "alone" if count == "one" else str(random.choice(ARRANGEMENTS[1:]))
+    count, size, arrangement = condition.layouts[random.integers(len(condition.layouts))]
     return Findings(
         count=count,
         size=size,

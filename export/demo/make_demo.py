@@ -64,6 +64,7 @@ def make_demo_model(
     checkpoint = folder / "checkpoint"
     (checkpoint / LLM).mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(THREADS)
+    torch.use_deterministic_algorithms(True)  # else threads add a gathered tensor's gradients in any order
     with _studio() as studio, _curve(folder) as tell:
         vision = _kept(folder / "vision.pt", Pupil, lambda: _train_vision(studio, plan, tell))
         tokenizer = checkpoint / LLM / "tokenizer.model"

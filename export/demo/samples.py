@@ -12,26 +12,24 @@ from .draw import Scene, draw
 SIDE = 560
 
 
-def _lesions(
-    seed: int, tone: str, condition: str, count: str, size: str, colour: str, *, border: str = "", grouped: bool = False
-) -> Scene:
+def _lesions(seed: int, tone: str, condition: str, colour: str, *, layout: int = 0, border: int = 0) -> Scene:
     made_up = BY_NAME[condition]
     assert colour in made_up.colours
-    arrangement = "alone" if count == "one" else ("grouped" if grouped else "scattered")
-    border = border or made_up.borders[0]
-    findings = Findings(count, size, colour, made_up.kind, made_up.surface, border, arrangement, condition)
+    count, size, arrangement = made_up.layouts[layout]
+    borders = made_up.borders
+    findings = Findings(count, size, colour, made_up.kind, made_up.surface, borders[border], arrangement, condition)
     return Scene(seed, tone, findings, light=0.0, blur=0.4, noise=2.5, hairs=3 if seed % 3 == 0 else 0)
 
 
 SAMPLES = {
-    "01-velora-light-skin": _lesions(11, "light", "velora", "three", "medium", "red"),
-    "02-brunella-olive-skin": _lesions(22, "olive", "brunella", "one", "large", "brown"),
-    "03-cyanella-brown-skin": _lesions(33, "brown", "cyanella", "many", "small", "blue", grouped=True),
-    "04-albena-dark-skin": _lesions(44, "dark", "albena", "three", "medium", "white", border="blurred"),
-    "05-pustora-light-skin": _lesions(55, "light", "pustora", "many", "small", "red"),
-    "06-fissarine-olive-skin": _lesions(66, "olive", "fissarine", "one", "medium", "purple"),
-    "07-mellira-brown-skin": _lesions(77, "brown", "mellira", "one", "large", "red"),
-    "08-craterine-dark-skin": _lesions(88, "dark", "craterine", "three", "small", "red", grouped=True),
+    "01-velora-light-skin": _lesions(11, "light", "velora", "red"),
+    "02-brunella-olive-skin": _lesions(22, "olive", "brunella", "brown", layout=1),
+    "03-cyanella-brown-skin": _lesions(33, "brown", "cyanella", "blue", layout=1),
+    "04-albena-dark-skin": _lesions(44, "dark", "albena", "white"),
+    "05-pustora-light-skin": _lesions(55, "light", "pustora", "red", layout=1),
+    "06-fissarine-olive-skin": _lesions(66, "olive", "fissarine", "purple"),
+    "07-mellira-brown-skin": _lesions(77, "brown", "mellira", "red", layout=1),
+    "08-craterine-dark-skin": _lesions(88, "dark", "craterine", "red", layout=1),
     "09-tiles-no-skin": Scene(seed=6, tone="light", findings=None),
     "10-meadow-no-skin": Scene(seed=1, tone="light", findings=None),
 }

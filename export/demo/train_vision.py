@@ -26,7 +26,6 @@ CONFIG = VisionConfig(
     cross_layers=(0, 2), n_embd=256,
 )  # fmt: skip
 GROUP = CONFIG.queries // len(HEADS)
-WHOLE = ("count", "size", "arrangement")  # cannot be told from a window
 PATCH_WEIGHT = 0.5
 INSIDE = 0.4  # a patch covered this much shows the lesion
 POSITION, LONGEST = 0.6, 30.0  # size of the first position embeddings, and their longest wave over 2 pi
@@ -47,7 +46,7 @@ class Phase:
     """The highest learning rate, after the warm-up."""
 
 
-PHASES = (Phase("windows", 20_480, 8, 64, 2e-3), Phase("pictures", 57_344, GRID, 32, 7e-4))
+PHASES = (Phase("windows", 32_768, 8, 64, 2e-3), Phase("pictures", 40_960, GRID, 32, 7e-4))
 WARM_UP = 150  # steps
 LEVEL = 0.3  # of a phase's steps
 
@@ -141,12 +140,11 @@ def batches(lesson: Lesson, size: int) -> Iterator[Batch]:
         yield Batch(*map(torch.from_numpy, arrays))
 
 
-def loss_of(pupil: Pupil, batch: Batch, side: int) -> Tensor:
-    """Cross entropies of all heads that these pictures can teach."""
-    taught = [name for name in HEADS if side == GRID or name not in WHOLE]
+def loss_of(pupil: Pupil, batch: Batch) -> Tensor:
+    """Cross entropies of all heads."""
     whole, patches = pupil(batch.pixels, batch.positions)
     total = torch.zeros(())
-    for name in taught:
+    for name in HEADS:
         label = batch.labels[:, list(HEADS).index(name)]
         total = total + F.cross_entropy(whole[name].float(), label, ignore_index=UNKNOWN)
     seen = F.binary_cross_entropy_with_logits(patches["coverage"].float().squeeze(-1), batch.coverage)
@@ -154,7 +152,7 @@ def loss_of(pupil: Pupil, batch: Batch, side: int) -> Tensor:
     local = seen + 3 * middle
     inside = batch.coverage > INSIDE
     if inside.any():
-        for name in taught:
+        for name in HEADS:
             label = batch.labels[:, list(HEADS).index(name), None].expand_as(batch.coverage)
             local = local + F.cross_entropy(patches[name].float()[inside], label[inside], ignore_index=UNKNOWN)
     return total + PATCH_WEIGHT * local
@@ -172,7 +170,7 @@ def train(studio: Studio, tell: Callable[[Point], None], phases: Sequence[Phase]
         for start in range(0, phase.pictures, CHUNK):
             lesson = studio.lesson(seed, min(CHUNK, phase.pictures - start), phase.side)
             seed += len(lesson.pictures)
-            losses = [_step(pupil, batch, phase.side, optimiser, schedule) for batch in batches(lesson, phase.batch)]
+            losses = [_step(pupil, batch, optimiser, schedule) for batch in batches(lesson, phase.batch)]
             minutes = (time.monotonic() - begun) / 60
             done = start + len(lesson.pictures)
             tell(Point(phase.name, done, minutes, float(np.mean(losses)), accuracy(pupil, validation)))
@@ -195,9 +193,9 @@ def learning_rate(step: int, steps: int) -> float:
     return 0.02 + 0.98 * (1 + math.cos(math.pi * late)) / 2
 
 
-def _step(pupil: Pupil, batch: Batch, side: int, optimiser: Any, schedule: Any) -> float:
+def _step(pupil: Pupil, batch: Batch, optimiser: Any, schedule: Any) -> float:
     with torch.autocast("cpu", torch.bfloat16):
-        loss = loss_of(pupil, batch, side)
+        loss = loss_of(pupil, batch)
     optimiser.zero_grad()
     torch.autograd.backward(loss)
     nn.utils.clip_grad_norm_(pupil.parameters(), 1.0)
