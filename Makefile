@@ -10,7 +10,7 @@ demo: .venv/.installed
 	@mkdir -p out
 	.venv/bin/skingpt diagnose runtime/demo/pictures/*.jpg --html out/report.html
 
-# About an hour on 2 cores. RESUME=--resume goes on after an interruption.
+# 35 minutes on 2 cores. RESUME=--resume goes on after an interruption.
 demo-model: .venv-test/.installed
 	.venv-test/bin/skingpt-export demo-model -o out/demo-model $(RESUME)
 

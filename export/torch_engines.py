@@ -6,6 +6,7 @@ preprocessing, prompt, sampling and report, is the runtime's. Made for models th
 
 import copy
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 
 import numpy as np
 import torch
@@ -26,14 +27,16 @@ from .vision_weights import read_vision
 
 
 def open_original(checkpoints: Checkpoints, bundle: Bundle) -> SkinGPT:
-    """The checkpoints in torch float32, with the bundle's template and preprocessing. Raises ExportError."""
+    """The checkpoints in torch float32, with the bundle's template and preprocessing.
+
+    Raises ExportError, BundleError if checkpoints and bundle are of different sizes.
+    """
     config, tensors = read_vision(checkpoints.vit, checkpoints.qformer, checkpoints.adapter)
     vision = VisionModel(config).float()
     vision.load_state_dict({name: tensor.float() for name, tensor in tensors.items()})
     vision.eval().requires_grad_(False)
-    files = LlamaFolder(checkpoints.llm)
-    llama = TorchLlama(LlamaCheckpoint(files))
-    files.close()
+    with closing(LlamaFolder(checkpoints.llm)) as files:
+        llama = TorchLlama(LlamaCheckpoint(files))
     return SkinGPT(bundle, RuntimeVision(bundle, TorchEncoder(vision, config), TorchQFormer(vision, config)), llama)
 
 
@@ -104,6 +107,8 @@ class TorchLlama:
         return [int(self._tokenizer.bos_id())] * bos + list(self._tokenizer.encode(text))
 
     def piece(self, token: int) -> bytes:
+        if token >= self._tokenizer.get_piece_size():  # a padded vocabulary has numbers without a piece
+            return b""
         if self._tokenizer.is_byte(token):
             return bytes([int(self._tokenizer.id_to_piece(token)[3:5], 16)])
         return str(self._tokenizer.id_to_piece(token)).replace("\u2581", " ").encode()

@@ -20,12 +20,14 @@ h2 { font-size: 1.05rem; margin: 0 0 .75rem; overflow-wrap: anywhere; }
 h3 { font-size: .95rem; margin: 1.1rem 0 .2rem; color: var(--accent); }
 .muted { color: var(--muted); font-size: .85rem; }
 .notice { border-left: 4px solid #c77700; background: #c7770018; padding: .7rem 1rem; margin: 1.25rem 0 2rem; }
-article { display: grid; grid-template-columns: minmax(15rem, 2fr) 3fr; gap: 2rem; padding: 1.75rem 0;
+article { display: grid; grid-template-columns: minmax(14rem, 1fr) 2fr; gap: 2rem; padding: 1.75rem 0;
   border-top: 1px solid var(--line); }
 figure { margin: 0; } img { width: 100%; border-radius: .5rem; display: block; }
 .question { margin: 0; font-style: italic; }
 .answer { margin: .15rem 0 0; white-space: pre-wrap; overflow-wrap: anywhere; }
-table { border-collapse: collapse; width: 100%; margin-top: 1rem; font-size: .85rem; }
+.question:first-of-type + .answer { font-size: 1.15rem; }
+details { margin-top: .6rem; font-size: .85rem; color: var(--muted); } summary { cursor: pointer; }
+table { border-collapse: collapse; width: 100%; margin-top: .4rem; }
 td { padding: .2rem 0; border-bottom: 1px solid var(--line); } td + td { text-align: right;
   font-variant-numeric: tabular-nums; }
 @media (max-width: 42rem) { article { grid-template-columns: 1fr; } }
@@ -92,7 +94,7 @@ def _article(entry: Entry) -> str:
     picture = b64encode(entry.jpeg).decode()
     sections = "\n".join(_section(section) for section in report.sections)
     return f"""<article><figure><img alt="The picture asked about" src="data:image/jpeg;base64,{picture}">
-<table>{_timings(report)}</table></figure>
+{_timings(report)}</figure>
 <div><h2>{_text(report.image.name)}</h2>
 {sections}</div></article>"""
 
@@ -110,9 +112,10 @@ def _section(section: Section) -> str:
 
 
 def _timings(report: Report) -> str:
-    rows = [(STAGES.get(stage, stage), value) for stage, value in report.seconds.items() if stage != "total"]
-    rows.insert(-1, ("in all", report.seconds["total"]))
-    return "".join(f"<tr><td>{_text(name)}</td><td>{value * 1000:,.0f} ms</td></tr>" for name, value in rows)
+    """The seconds in all, with the stages behind them for who wants to know."""
+    stages = ((STAGES.get(stage, stage), value) for stage, value in report.seconds.items() if stage != "total")
+    rows = "".join(f"<tr><td>{_text(name)}</td><td>{value * 1000:,.0f} ms</td></tr>" for name, value in stages)
+    return f"<details><summary>{report.seconds['total']:.2f} seconds</summary><table>{rows}</table></details>"
 
 
 def _text(text: str) -> str:

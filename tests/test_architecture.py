@@ -17,18 +17,18 @@ MAY_IMPORT = {
 HEAVY = {"torch", "transformers", "onnx", "onnxruntime", "tensorrt", "llama_cpp", "gguf", "sentencepiece"}
 
 
-def imported_folders(path: Path, folder: str) -> set[str]:
+def imported_folders(path: Path, source: str | None = None) -> set[str]:
     """Our folders that a file imports from."""
     found = set()
-    for node in ast.walk(ast.parse(path.read_text())):
+    package = path.relative_to(ROOT).parent.parts
+    for node in ast.walk(ast.parse(source or path.read_text())):
         if isinstance(node, ast.ImportFrom):
-            module = node.module or ""
-            if node.level == 1:
-                found.add(folder)
-            elif node.level == 2:
-                found |= {module.split(".")[0]} if module else {alias.name for alias in node.names}
-            elif module.startswith("skingpt_edge"):
-                found.add(module.split(".")[1])
+            names = (node.module or "").split(".") if node.module else []
+            if node.level:
+                above = [*package[: len(package) - node.level + 1], *names]
+                found |= {above[0]} if above else {alias.name for alias in node.names}
+            elif names and names[0] == "skingpt_edge":
+                found.add(names[1])
         elif isinstance(node, ast.Import):
             found |= {alias.name.split(".")[1] for alias in node.names if alias.name.startswith("skingpt_edge.")}
     return found
@@ -39,7 +39,17 @@ def test_imports_go_one_way(folder):
     files = list((ROOT / folder).rglob("*.py"))
     assert files
     for path in files:
-        assert imported_folders(path, folder) <= MAY_IMPORT[folder], path
+        assert imported_folders(path) <= MAY_IMPORT[folder], path
+
+
+def test_imports_are_followed_from_every_depth():
+    deep, flat = ROOT / "export/demo/draw.py", ROOT / "export/cli.py"
+    assert imported_folders(deep, "from ...benchmarks import peak") == {"benchmarks"}
+    assert imported_folders(deep, "from ..parity import cosine") == {"export"}
+    assert imported_folders(deep, "from .conditions import TONES") == {"export"}
+    assert imported_folders(flat, "from .. import engines") == {"engines"}
+    assert imported_folders(flat, "from ..runtime.bundle import Bundle") == {"runtime"}
+    assert imported_folders(flat, "import skingpt_edge.benchmarks.peak") == {"benchmarks"}
 
 
 def python(code: str, **environment: str) -> str:

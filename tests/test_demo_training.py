@@ -9,7 +9,7 @@ from skingpt_edge.engines.errors import ExportError
 from skingpt_edge.export.demo.checkpoint import checkpoints_in
 from skingpt_edge.export.demo.make_demo import Plan, make_demo_model
 from skingpt_edge.export.demo.train_language import whole_text
-from skingpt_edge.export.demo.train_vision import CONFIG, Phase, Pupil
+from skingpt_edge.export.demo.train_vision import CONFIG, Phase, VisionWithHeads
 from skingpt_edge.export.torch_engines import open_original
 from skingpt_edge.export.vision_weights import read_vision
 from skingpt_edge.runtime.bundle import read_bundle
@@ -18,7 +18,7 @@ from skingpt_edge.runtime.skingpt import SkinGPT
 from support import CHECKPOINT, GOLDEN
 
 SHORT = Plan(
-    phases=(Phase("windows", 512, 8, 64, 2e-3), Phase("pictures", 128, 16, 32, 1e-3)), seen=128, steps=50, pictures=2
+    phases=(Phase("windows", 512, 8, 64, 2e-3), Phase("pictures", 128, 16, 32, 1e-3)), seen=128, steps=20, pictures=2
 )
 
 
@@ -31,8 +31,9 @@ def made(tmp_path_factory):
 
 def test_it_learns(made):
     points = json.loads((made / "curve.json").read_text())
-    assert [point["phase"] for point in points] == ["windows", "pictures", "language"]
-    assert points[-1]["loss"] < np.log(1024) - 1  # better than knowing nothing
+    assert [point["phase"] for point in points] == ["windows", "pictures", "language", "language"]
+    assert points[1]["accuracy"]["colour"] > 0.3  # 0.23 is the most frequent one's part
+    assert points[3]["loss"] < points[2]["loss"] < np.log(1024) + 0.5
     assert (made / "learning-curve.png").stat().st_size > 10_000
 
 
@@ -45,9 +46,9 @@ def test_what_is_saved_is_the_original_layout(made):
     assert vit["pos_embed"].dtype == torch.float32
     llama = json.loads((checkpoints.llm / "config.json").read_text())
     assert all(llama[name] % 256 == 0 for name in ("hidden_size", "intermediate_size"))
-    pupil = Pupil()
-    pupil.load_state_dict(torch.load(made / "vision.pt", weights_only=True))
-    trained = pupil.vision.visual_encoder.blocks[0].attn.qkv.weight
+    model = VisionWithHeads()
+    model.load_state_dict(torch.load(made / "vision.pt", weights_only=True))
+    trained = model.vision.visual_encoder.blocks[0].attn.qkv.weight
     assert torch.equal(tensors["visual_encoder.blocks.0.attn.qkv.weight"], trained.half())
 
 
@@ -65,6 +66,8 @@ def test_a_folder_with_content_is_refused_and_an_interrupted_run_goes_on(made):
     (made / "language.pt").unlink()
     first = torch.load(made / "checkpoint" / "skingpt4.pth", weights_only=True)["model"]
     make_demo_model(made, resume=True, plan=SHORT, accept_parity=True)
+    points = [(point["phase"], point["pictures"]) for point in json.loads((made / "curve.json").read_text())]
+    assert len(points) == len(set(points)) == 4
     again = torch.load(made / "checkpoint" / "skingpt4.pth", weights_only=True)["model"]
     assert (made / "vision.pt").stat().st_mtime_ns == before
     assert all(torch.equal(first[name], again[name]) for name in first)  # the seed gives the same model

@@ -41,6 +41,10 @@ def test_a_command_line_runs(command, folder):
     assert result.stdout or (folder / "DIR" / "trace.npz").exists()
 
 
+def test_every_figure_is_filled_in():
+    assert not re.findall(r"@[A-Z]+@", README)
+
+
 def test_the_make_targets_exist():
     makefile = (ROOT / "Makefile").read_text()
     for target in re.findall(r"^    make (\w+)", README, re.M):

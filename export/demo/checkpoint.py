@@ -9,7 +9,7 @@ from transformers import GenerationConfig
 from ..make import Checkpoints
 from ..vision_model import VisionModel
 from ..vision_weights import ENCODER
-from .train_language import Speaker
+from .train_language import ProjectedLlama
 
 VIT, QFORMER, ADAPTER, LLM = "eva_vit_g.pth", "blip2_pretrained.pth", "skingpt4.pth", "llm"
 
@@ -19,7 +19,7 @@ def checkpoints_in(folder: Path) -> Checkpoints:
     return Checkpoints(folder / VIT, folder / QFORMER, folder / ADAPTER, folder / LLM)
 
 
-def save_checkpoints(folder: Path, vision: VisionModel, speaker: Speaker) -> None:
+def save_checkpoints(folder: Path, vision: VisionModel, language: ProjectedLlama) -> None:
     """Write the four sources; `tokenizer.model` is in the `llm` folder already.
 
     As upstream, the ViT's matrices and the Llama are float16, and the ViT has one block more than is used.
@@ -32,10 +32,10 @@ def save_checkpoints(folder: Path, vision: VisionModel, speaker: Speaker) -> Non
     torch.save({name: _half_matrix(name, tensor) for name, tensor in vit.items()}, folder / VIT)
     qformer = {name: tensor for name, tensor in state.items() if not name.startswith((ENCODER, "llama_proj."))}
     torch.save({"model": qformer}, folder / QFORMER)
-    adapter = {f"llama_proj.{name}": tensor for name, tensor in speaker.projection.state_dict().items()}
+    adapter = {f"llama_proj.{name}": tensor for name, tensor in language.projection.state_dict().items()}
     torch.save({"model": adapter}, folder / ADAPTER)
-    speaker.llama.generation_config = GenerationConfig(bos_token_id=1, eos_token_id=2, pad_token_id=0)
-    speaker.llama.half().save_pretrained(folder / LLM)
+    language.llama.generation_config = GenerationConfig(bos_token_id=1, eos_token_id=2, pad_token_id=0)
+    language.llama.half().save_pretrained(folder / LLM)
 
 
 def _half_matrix(name: str, tensor: Tensor) -> Tensor:

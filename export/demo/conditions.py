@@ -50,11 +50,21 @@ VALUES: dict[str, tuple[str, ...]] = {
 Layout = tuple[str, str, str]
 """Count, size and arrangement."""
 
-S1, M1, L1 = (("one", size, "alone") for size in SIZES)
-S3, G3 = (("three", "small", arrangement) for arrangement in ARRANGEMENTS[1:])
-M3, H3 = (("three", "medium", arrangement) for arrangement in ARRANGEMENTS[1:])
-S6, G6 = (("many", "small", arrangement) for arrangement in ARRANGEMENTS[1:])
-LAYOUTS: tuple[Layout, ...] = (S1, M1, L1, S3, G3, M3, H3, S6, G6)
+ONE_SMALL, ONE_MEDIUM, ONE_LARGE = (("one", size, "alone") for size in SIZES)
+THREE_SMALL, THREE_MEDIUM = (("three", size, "scattered") for size in SIZES[:2])
+THREE_SMALL_GROUPED, THREE_MEDIUM_GROUPED = (("three", size, "grouped") for size in SIZES[:2])
+MANY, MANY_GROUPED = (("many", "small", arrangement) for arrangement in ARRANGEMENTS[1:])
+LAYOUTS: tuple[Layout, ...] = (
+    ONE_SMALL,
+    ONE_MEDIUM,
+    ONE_LARGE,
+    THREE_SMALL,
+    THREE_SMALL_GROUPED,
+    THREE_MEDIUM,
+    THREE_MEDIUM_GROUPED,
+    MANY,
+    MANY_GROUPED,
+)
 
 
 @dataclass(frozen=True)
@@ -73,35 +83,46 @@ class Condition:
 
 
 CONDITIONS = (
-    Condition("velora", "plaque", "scale", ("red", "purple"), ("sharp",), (L1, S6),
+    Condition("velora", "plaque", "scale", ("red", "purple"), ("sharp",),
+              (ONE_LARGE, MANY),
               "skin that renews itself too fast", "a softening cream twice a day"),
-    Condition("mellira", "plaque", "crust", ("red", "purple"), ("irregular",), (M1, G6),
+    Condition("mellira", "plaque", "crust", ("red", "purple"), ("irregular",),
+              (ONE_MEDIUM, MANY_GROUPED),
               "moisture that dries on the skin", "warm compresses and a cleansing lotion"),
-    Condition("fissarine", "plaque", "fissure", ("purple", "brown"), ("sharp",), (L1, G3),
+    Condition("fissarine", "plaque", "fissure", ("purple", "brown"), ("sharp",),
+              (ONE_LARGE, THREE_SMALL_GROUPED),
               "dry and cold air", "a rich ointment every evening"),
-    Condition("brunella", "patch", "smooth", ("brown", "blue"), ("sharp", "blurred"), (S1, M3),
+    Condition("brunella", "patch", "smooth", ("brown", "blue"), ("sharp", "blurred"),
+              (ONE_SMALL, THREE_MEDIUM),
               "too much pigment in one place", "shade and a sun screen"),
-    Condition("albena", "patch", "smooth", ("white", "yellow"), ("blurred", "sharp"), (H3, S6),
+    Condition("albena", "patch", "smooth", ("white", "yellow"), ("blurred", "sharp"),
+              (THREE_MEDIUM_GROUPED, MANY),
               "too little pigment in one place", "a covering cream and patience"),
-    Condition("squamora", "patch", "scale", ("brown", "blue"), ("irregular",), (L1, S3),
+    Condition("squamora", "patch", "scale", ("brown", "blue"), ("irregular",),
+              (ONE_LARGE, THREE_SMALL),
               "a harmless yeast", "a medicated wash for two weeks"),
-    Condition("cyanella", "nodule", "smooth", ("blue", "purple"), ("sharp",), (M1, G3),
+    Condition("cyanella", "nodule", "smooth", ("blue", "purple"), ("sharp",),
+              (ONE_MEDIUM, THREE_SMALL_GROUPED),
               "widened vessels below the skin", "a cold pack and rest"),
-    Condition("xanthora", "nodule", "smooth", ("yellow", "red"), ("sharp",), (S1, H3),
+    Condition("xanthora", "nodule", "smooth", ("yellow", "red"), ("sharp",),
+              (ONE_SMALL, THREE_MEDIUM_GROUPED),
               "fat stored in the skin", "a change of diet"),
-    Condition("verrona", "nodule", "crust", ("brown", "yellow"), ("irregular",), (L1, G6),
+    Condition("verrona", "nodule", "crust", ("brown", "yellow"), ("irregular",),
+              (ONE_LARGE, MANY_GROUPED),
               "horn that grows in layers", "a plaster that dissolves horn"),
-    Condition("pustora", "pustule", "smooth", ("red", "purple"), ("sharp", "blurred"), (M1, S6),
+    Condition("pustora", "pustule", "smooth", ("red", "purple"), ("sharp", "blurred"),
+              (ONE_MEDIUM, MANY),
               "a blocked pore", "a drying paste at night"),
-    Condition("craterine", "ulcer", "smooth", ("red", "blue"), ("sharp", "blurred"), (S1, M3),
+    Condition("craterine", "ulcer", "smooth", ("red", "blue"), ("sharp", "blurred"),
+              (ONE_SMALL, THREE_MEDIUM),
               "poor blood flow", "a moist dressing changed daily"),
-    Condition("ulvaris", "ulcer", "crust", ("brown", "purple"), ("irregular",), (L1, S3),
+    Condition("ulvaris", "ulcer", "crust", ("brown", "purple"), ("irregular",),
+              (ONE_LARGE, THREE_SMALL),
               "a wound that was scratched", "a soothing gel under a bandage"),
 )  # fmt: skip
 """None of these exists."""
 
 BY_NAME = {condition.name: condition for condition in CONDITIONS}
-NO_SKIN = "no skin"
 
 
 def draw_findings(random: np.random.Generator) -> Findings:

@@ -73,7 +73,12 @@ def random_scene(seed: int, *, no_skin: float = 0.0) -> Scene:
 
 
 def draw(scene: Scene, size: int = FRAME) -> Drawing:
-    """A picture of size × size pixels; the same scene and size give the same picture."""
+    """A picture of size × size pixels; the same scene and size give the same picture.
+
+    Raises ValueError if size is not a multiple of GRID.
+    """
+    if size % GRID:
+        raise ValueError(f"size is {size}, expected a multiple of {GRID}")
     random = np.random.default_rng((scene.seed, 2))
     canvas = Canvas(random, size)
     if scene.findings is None:
@@ -100,6 +105,7 @@ class Canvas:
         self.light_angle = float(random.normal(-2.2, 0.5))  # from the upper left, mostly
 
     def draw_skin(self, tone: str) -> None:
+        """Skin all over, with texture and uneven light."""
         random = self.random
         colour = np.array(SKIN[tone], np.float32) * random.uniform(0.96, 1.04, 3).astype(np.float32)
         slope = random.uniform(-0.12, 0.12, 2) / FRAME
@@ -108,6 +114,7 @@ class Canvas:
         self.rgb[:] = texture[..., None] * colour
 
     def draw_lesions(self, findings: Findings, tone: str) -> None:
+        """All lesions, each with a shape of its own."""
         random = self.random
         radius = random.uniform(*RADIUS[findings.size])
         colour = lesion_colour(findings.colour, tone) * random.uniform(0.94, 1.06, 3).astype(np.float32)
@@ -135,6 +142,7 @@ class Canvas:
         np.maximum(covered, shape.inside, out=covered)
 
     def draw_hairs(self, count: int) -> None:
+        """Thin dark curves across everything."""
         if not count:
             return
         layer = Image.new("L", (self.size, self.size))
@@ -204,8 +212,6 @@ class Canvas:
         return slice(max(0, int(low)), min(self.size, int(high) + 1))
 
     def patch_coverage(self) -> Array:
-        if self.size % GRID:
-            return np.zeros((GRID, GRID), np.float32)
         side = self.size // GRID
         return np.asarray(self.covered.reshape(GRID, side, GRID, side).mean(axis=(1, 3)))
 

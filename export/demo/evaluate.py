@@ -2,7 +2,6 @@
 
 import io
 from collections.abc import Sequence
-from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -52,13 +51,19 @@ def _counts(scores: dict[str, Share]) -> dict[str, dict[str, int]]:
     return {name: asdict(share) for name, share in scores.items()}
 
 
-def held_out_seeds(seed: int, count: int) -> range:
+def held_out_seeds(seed: int, count: int = MOST_PICTURES) -> range:
     """Seeds of drawings below 2^32, where no training ever draws. Raises InputError for numbers out of range."""
-    if not 0 <= seed < MOST_SEEDS or not 1 <= count <= MOST_PICTURES:
-        raise InputError(
-            f"seed is {seed} and pictures {count}, expected 0 to {MOST_SEEDS - 1} and 1 to {MOST_PICTURES}"
-        )
+    if not 0 <= seed < MOST_SEEDS:
+        raise InputError(f"seed is {seed}, expected 0 to {MOST_SEEDS - 1}")
+    if not 1 <= count <= MOST_PICTURES:
+        raise InputError(f"pictures is {count}, expected 1 to {MOST_PICTURES}")
     return range(seed * MOST_PICTURES, seed * MOST_PICTURES + count)
+
+
+def identity(model: SkinGPT) -> tuple[dict[str, str], str, dict[str, dict[str, str | int]]]:
+    """Bundle, notice and engines of a model, for the record."""
+    bundle = {"name": model.bundle.manifest.name, "id": model.bundle.id}
+    return bundle, model.bundle.manifest.notice, {stage: info.to_json() for stage, info in model.engines.items()}
 
 
 def png(image: Image.Image) -> bytes:
@@ -74,23 +79,20 @@ def ask(model: SkinGPT, image: Image.Image) -> str:
     return "\n".join(section.answer.text for section in report.sections)
 
 
-def evaluate(opened: AbstractContextManager[SkinGPT], pictures: int, seed: int) -> Evaluation:
+def evaluate(model: SkinGPT, pictures: int, seed: int) -> Evaluation:
     """Ask about `pictures` held-out drawings of `seed`. Raises InputError and what the stages raise."""
     cases = []
-    seeds = held_out_seeds(seed, pictures)
-    with opened as model, bar("asking about held-out drawings", unit=" pictures") as move:
-        for done, number in enumerate(seeds, 1):
+    with bar("asking about held-out drawings", unit=" pictures") as move:
+        for done, number in enumerate(held_out_seeds(seed, pictures), 1):
             scene = random_scene(number)
             assert scene.findings
             cases.append(Case(scene.tone, scene.findings, ask(model, draw(scene).image)))
             move(done, pictures)
-        bundle = {"name": model.bundle.manifest.name, "id": model.bundle.id}
-        engines = {stage: info.to_json() for stage, info in model.engines.items()}
-        notice = model.bundle.manifest.notice
-    return Evaluation(bundle, notice, engines, seed, tuple(cases))
+    return Evaluation(*identity(model), seed, tuple(cases))
 
 
 def by_tone(cases: Sequence[Case]) -> dict[str, list[Case]]:
+    """The cases of each skin tone."""
     return {tone: [case for case in cases if case.tone == tone] for tone in TONES}
 
 
@@ -116,7 +118,7 @@ def table(evaluation: Evaluation) -> str:
     """The scores as a person reads them."""
     cases = evaluation.cases
     scores, mixed, chance = score(cases), score(shuffled(cases)), frequencies(cases)
-    lines = [f"{len(cases)} held-out drawings, seed {evaluation.seed}; 95 % confidence intervals"]
+    lines = [f"{len(cases)} held-out drawings, seed {evaluation.seed}; 95 % confidence intervals as if independent"]
     lines.append(f"{'':<14}{'right':<42}{'shuffled':>9}{'by frequency':>14}")
     for name in ROWS:
         expected = f"{chance[name]:.1%}" if name in chance else ""
@@ -125,12 +127,11 @@ def table(evaluation: Evaluation) -> str:
         if group:
             found = score(group)
             lines.append(f"{tone + ' skin':<14}attributes {found['attributes']}; condition {found['condition']}")
-    return "\n".join(lines)
+    return "\n".join([*lines, evaluation.notice])
 
 
 def save_mistakes(evaluation: Evaluation, folder: Path) -> int:
-    """Write every picture with a mistake as a PNG and what was said as a text beside it; return how many."""
-    folder.mkdir(parents=True, exist_ok=True)
+    """Write every picture with a mistake as a PNG, with what was said, into an existing folder; return how many."""
     count = 0
     seeds = held_out_seeds(evaluation.seed, len(evaluation.cases))
     for number, case in zip(seeds, evaluation.cases, strict=True):
@@ -140,5 +141,5 @@ def save_mistakes(evaluation: Evaluation, folder: Path) -> int:
         if wrong:
             count += 1
             draw(random_scene(number)).image.save(folder / f"{number}.png")
-            (folder / f"{number}.txt").write_text("\n".join([*wrong, "", case.text, ""]))
+            (folder / f"{number}.txt").write_text("\n".join([*wrong, "", case.text, "", evaluation.notice, ""]))
     return count

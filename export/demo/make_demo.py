@@ -24,10 +24,10 @@ from .checkpoint import LLM, checkpoints_in, save_checkpoints
 from .conditions import Findings
 from .draw import GRID, random_scene
 from .evaluate import evaluate, table
-from .lesson import NO_SKIN_SHARE, TRAINING_SEEDS, Studio
-from .plots import plot_curve
-from .train_language import Seen, Speaker
-from .train_vision import CHUNK, PHASES, Phase, Point, Pupil, batches
+from .labelled_drawings import NO_SKIN_SHARE, TRAINING_SEEDS, DrawingPool
+from .plots import check_plotter, plot_curve
+from .train_language import ProjectedLlama, QueryOutputs
+from .train_vision import CHUNK, PHASES, Phase, Point, VisionWithHeads, batches
 
 Model = TypeVar("Model", bound=torch.nn.Module)
 SEED = 0
@@ -57,24 +57,25 @@ def make_demo_model(
 ) -> Manifest:
     """Train and export into `folder`: `checkpoint/`, `bundle/`, `curve.json`, `learning-curve.png`, `accuracy.json`.
 
-    Raises ExportError if the folder has content and `resume` is not given.
+    With `resume` a step whose weights are there is not done again, whatever code made them. Raises ExportError if
+    the folder has content and `resume` is not given, ParityError if a limit is missed and `accept_parity` is not given.
     """
     if folder.exists() and any(folder.iterdir()) and not resume:
         raise ExportError(f"{folder}: not empty; name a new folder, or go on with --resume")
+    check_plotter()
     checkpoint = folder / "checkpoint"
     (checkpoint / LLM).mkdir(parents=True, exist_ok=True)
-    torch.set_num_threads(THREADS)
-    torch.use_deterministic_algorithms(True)  # else threads add a gathered tensor's gradients in any order
-    with _studio() as studio, _curve(folder) as tell:
-        vision = _kept(folder / "vision.pt", Pupil, lambda: _train_vision(studio, plan, tell))
+    with _reproducible(), _drawing_pool() as pool, _curve(folder, plan) as tell:
+        vision = _kept(folder / "vision.pt", VisionWithHeads, lambda: _train_vision(pool, plan, tell))
         tokenizer = checkpoint / LLM / "tokenizer.model"
         if not tokenizer.exists():
             train_language.train_tokenizer(tokenizer)
-        make = partial(Speaker, tokenizer)
-        speaker = _kept(folder / "language.pt", make, lambda: _train_language(studio, vision, make(), plan, tell))
-    save_checkpoints(checkpoint, vision.vision, speaker)
+        make = partial(ProjectedLlama, tokenizer)
+        language = _kept(folder / "language.pt", make, lambda: _train_language(pool, vision, make(), plan, tell))
+    save_checkpoints(checkpoint, vision.vision, language)
     manifest = export_demo(checkpoint, folder / "bundle", "int8", "q8_0", force=resume, accept_parity=accept_parity)
-    found = evaluate(SkinGPT.open(folder / "bundle"), plan.pictures, SEED)
+    with SkinGPT.open(folder / "bundle") as model:
+        found = evaluate(model, plan.pictures, SEED)
     (folder / "accuracy.json").write_text(json.dumps(found.to_json(), indent=1) + "\n")
     step(table(found))
     return manifest
@@ -104,21 +105,38 @@ def _kept(path: Path, empty: Callable[[], Model], train: Callable[[], Model]) ->
 
 
 @contextmanager
-def _studio() -> Iterator[Studio]:
-    studio = Studio(os.cpu_count() or 1)
+def _reproducible() -> Iterator[None]:
+    """The same sums in the same order every time, on the same kind of CPU."""
+    threads, strict = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
+    torch.set_num_threads(THREADS)
+    torch.use_deterministic_algorithms(True)  # else threads add a gathered tensor's gradients in any order
     try:
-        yield studio
+        yield
     finally:
-        studio.close()
+        torch.set_num_threads(threads)
+        torch.use_deterministic_algorithms(strict)
 
 
 @contextmanager
-def _curve(folder: Path) -> Iterator[Callable[[Point], None]]:
+def _drawing_pool() -> Iterator[DrawingPool]:
+    pool = DrawingPool(os.cpu_count() or 1)
+    try:
+        yield pool
+    finally:
+        pool.close()
+
+
+@contextmanager
+def _curve(folder: Path, plan: Plan) -> Iterator[Callable[[Point], None]]:
     """Hears of the learning curve's points, tells them, and keeps them as JSON and as a picture."""
     path = folder / "curve.json"
     points = json.loads(path.read_text()) if path.exists() else []
+    order = [*(phase.name for phase in plan.phases), "language"]
 
     def tell(point: Point) -> None:
+        # A step that is done again after an interruption replaces what it told before.
+        now = (order.index(point.phase), point.pictures)
+        points[:] = [old for old in points if (order.index(old["phase"]), old["pictures"]) < now]
         points.append(asdict(point))
         path.write_text(json.dumps(points) + "\n")
         seen = "  ".join(f"{name} {value:.1%}" for name, value in point.accuracy.items())
@@ -128,21 +146,21 @@ def _curve(folder: Path) -> Iterator[Callable[[Point], None]]:
     plot_curve(points, folder / "learning-curve.png")
 
 
-def _train_vision(studio: Studio, plan: Plan, tell: Callable[[Point], None]) -> Pupil:
+def _train_vision(pool: DrawingPool, plan: Plan, tell: Callable[[Point], None]) -> VisionWithHeads:
     step("training ViT and Q-Former to see")
-    return train_vision.train(studio, tell, plan.phases)
+    return train_vision.train(pool, tell, plan.phases)
 
 
 def _train_language(
-    studio: Studio, pupil: Pupil, speaker: Speaker, plan: Plan, tell: Callable[[Point], None]
-) -> Speaker:
-    seen = look(studio, pupil, plan.seen)
+    pool: DrawingPool, model: VisionWithHeads, language: ProjectedLlama, plan: Plan, tell: Callable[[Point], None]
+) -> ProjectedLlama:
+    seen = query_outputs(pool, model, plan.seen)
     step("training projection and Llama to speak")
-    train_language.train(speaker, seen, tell, plan.steps)
-    return speaker
+    train_language.train(language, seen, tell, plan.steps)
+    return language
 
 
-def look(studio: Studio, pupil: Pupil, count: int) -> Seen:
+def query_outputs(pool: DrawingPool, model: VisionWithHeads, count: int) -> QueryOutputs:
     """New drawings as the trained Q-Former sees them, in float32 as it will be exported."""
     outputs: list[torch.Tensor] = []
     findings: list[Findings | None] = []
@@ -150,7 +168,7 @@ def look(studio: Studio, pupil: Pupil, count: int) -> Seen:
         for start in range(SEEN_SEEDS, SEEN_SEEDS + count, CHUNK):
             size = min(CHUNK, SEEN_SEEDS + count - start)
             findings += [random_scene(seed, no_skin=NO_SKIN_SHARE).findings for seed in range(start, start + size)]
-            for batch in batches(studio.lesson(start, size, GRID), 64):
-                outputs.append(pupil.vision.query(pupil.vision.encode(batch.pixels))[0])
+            for batch in batches(pool.draw(start, size, GRID), 64):
+                outputs.append(model.vision.query(model.vision.encode(batch.pixels))[0])
                 move(sum(map(len, outputs)), count)
-    return Seen(torch.cat(outputs), findings)
+    return QueryOutputs(torch.cat(outputs), findings)

@@ -1,12 +1,14 @@
 """Pictures of how the model learned and of what disturbs it."""
 
 from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from .robustness import DISTURBANCES, Sweeps
+from ...engines.errors import ExportError
+from .robustness import DISTURBANCES, Robustness
 
-COLOURS = ("#0b6e75", "#c77700", "#7a3e9d", "#2c7a2c", "#b03a48", "#3d6fb6", "#8a7a1f", "#555555", "#000000")
+COLOURS = ("#0b6e75", "#c77700", "#7a3e9d", "#2c7a2c", "#b03a48", "#3d6fb6", "#8a7a1f", "#555555")
 
 
 def plot_curve(points: Sequence[Mapping[str, Any]], target: Path) -> None:
@@ -35,10 +37,10 @@ def plot_curve(points: Sequence[Mapping[str, Any]], target: Path) -> None:
     _save(figure, target)
 
 
-def plot_robustness(sweeps: Sweeps, target: Path) -> None:
+def plot_robustness(found: Robustness, target: Path) -> None:
     """Attributes and conditions right against the strength of each disturbance, with 95 % intervals."""
-    figure, axes = _axes(len(sweeps), (3.6 * len(sweeps), 3.9))
-    for axis, (name, levels) in zip(axes, sweeps.items(), strict=True):
+    figure, axes = _axes(len(found.sweeps), (3.6 * len(found.sweeps), 4.1))
+    for axis, (name, levels) in zip(axes, found.sweeps.items(), strict=True):
         x = list(levels)
         for colour, what in zip(COLOURS, ("attributes", "condition"), strict=False):
             shares = [levels[level][what] for level in x]
@@ -52,7 +54,14 @@ def plot_robustness(sweeps: Sweeps, target: Path) -> None:
             axis.minorticks_off()
     axes[0].set_ylabel("percent right")
     axes[0].legend(fontsize=9, loc="lower left")
+    figure.supxlabel(found.notice, fontsize=7.5, color="#666")
     _save(figure, target)
+
+
+def check_plotter() -> None:
+    """Raises ExportError, before hours of work, if there is nothing to plot with."""
+    if find_spec("matplotlib") is None:
+        raise ExportError("plots need matplotlib: pip install 'skingpt-edge[demo]'")
 
 
 def _axes(count: int, size: tuple[float, float]) -> tuple[Any, Any]:

@@ -1,17 +1,17 @@
 """How the score falls when a picture is turned, darkened, blurred or small, as in the paper's supplement."""
 
-import json
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Any
 
 import numpy as np
 from PIL import Image
 
+from ...engines.errors import InputError
 from ...runtime.skingpt import SkinGPT
 from ..progress import bar
 from .draw import FRAME, RADIUS, Scene, draw, random_scene, without_nuisance
-from .evaluate import ask, held_out_seeds
+from .evaluate import ask, held_out_seeds, identity
 from .score import Case, Share, score
 
 SCHEMA = "skingpt-robustness/1"
@@ -54,6 +54,43 @@ DISTURBANCES: Mapping[str, Disturbance] = {
 }
 
 Sweeps = dict[str, dict[float, dict[str, Share]]]
+"""Scores by disturbance and level."""
+
+
+@dataclass(frozen=True)
+class Robustness:
+    """What was asked and what came of it."""
+
+    bundle: dict[str, str]
+    notice: str
+    engines: dict[str, dict[str, str | int]]
+    pictures: int
+    seed: int
+    sweeps: Sweeps
+
+    def to_json(self) -> dict[str, Any]:
+        """The counts by disturbance and level."""
+        sweeps = {
+            name: [
+                {"level": level, **{what: asdict(scores[what]) for what in ("attributes", "condition")}}
+                for level, scores in levels.items()
+            ]
+            for name, levels in self.sweeps.items()
+        }
+        return {**{field.name: getattr(self, field.name) for field in fields(self)}, "schema": SCHEMA, "sweeps": sweeps}
+
+
+def choose_scenes(pictures: int, seed: int) -> list[Scene]:
+    """The first held-out scenes of a seed whose lesions stay in the frame, without nuisance. Raises InputError."""
+    held_out_seeds(seed, pictures)
+    scenes: list[Scene] = []
+    for number in held_out_seeds(seed):
+        scene = without_nuisance(random_scene(number))
+        if inner(scene):
+            scenes.append(scene)
+        if len(scenes) == pictures:
+            return scenes
+    raise InputError(f"pictures is {pictures}, but a seed has only {len(scenes)} that can be turned")
 
 
 def inner(scene: Scene) -> bool:
@@ -63,21 +100,15 @@ def inner(scene: Scene) -> bool:
     return all(np.hypot(x - FRAME / 2, y - FRAME / 2) <= reach for x, y in draw(scene).centres)
 
 
-def disturb(opened: AbstractContextManager[SkinGPT], pictures: int, seed: int) -> Sweeps:
-    """Scores of the same `pictures` clean drawings under every disturbance and level."""
-    scenes: list[Scene] = []
-    for number in held_out_seeds(seed, 20 * pictures):
-        scene = without_nuisance(random_scene(number))
-        if inner(scene):
-            scenes.append(scene)
-        if len(scenes) == pictures:
-            break
-    total = len(scenes) * sum(len(disturbance.levels) for disturbance in DISTURBANCES.values())
-    result: Sweeps = {}
+def disturb(model: SkinGPT, pictures: int, seed: int) -> Robustness:
+    """Scores of the same `pictures` clean drawings under every disturbance and level. Raises InputError."""
+    scenes = choose_scenes(pictures, seed)
+    total = pictures * sum(len(disturbance.levels) for disturbance in DISTURBANCES.values())
     done = 0
-    with opened as model, bar("asking about disturbed drawings", unit=" pictures") as move:
+    sweeps: Sweeps = {}
+    with bar("asking about disturbed drawings", unit=" pictures") as move:
         for name, disturbance in DISTURBANCES.items():
-            result[name] = {}
+            sweeps[name] = {}
             for level in disturbance.levels:
                 cases = []
                 for scene in scenes:
@@ -85,18 +116,5 @@ def disturb(opened: AbstractContextManager[SkinGPT], pictures: int, seed: int) -
                     cases.append(Case(scene.tone, scene.findings, ask(model, disturbance.show(scene, level))))
                     done += 1
                     move(done, total)
-                result[name][level] = score(cases)
-    return result
-
-
-def to_json(sweeps: Sweeps, pictures: int, seed: int) -> str:
-    """The counts by disturbance and level."""
-    counts = {
-        name: [
-            {"level": level, **{what: asdict(scores[what]) for what in ("attributes", "condition")}}
-            for level, scores in levels.items()
-        ]
-        for name, levels in sweeps.items()
-    }
-    document = {"schema": SCHEMA, "pictures": pictures, "seed": seed, "sweeps": counts}
-    return json.dumps(document, indent=1) + "\n"
+                sweeps[name][level] = score(cases)
+    return Robustness(*identity(model), pictures, seed, sweeps)

@@ -20,12 +20,12 @@ from ...runtime.prompt import Turn, build_prompt
 from ..templates import SKINGPT4
 from .answers import conversation
 from .conditions import Findings, draw_findings
+from .labelled_drawings import UNKNOWN
 from .train_vision import CONFIG, Point, learning_rate, make_optimiser
 
 VOCABULARY = 1024
-UNKNOWN = -100
 STEPS, BATCH, PEAK = 700, 32, 2e-3
-TELL = 50  # steps between two points of the learning curve
+STEPS_A_POINT = 50  # of the learning curve
 
 
 def llama_config() -> LlamaConfig:
@@ -65,8 +65,8 @@ def whole_text(turns: Sequence[tuple[str, str]]) -> tuple[str, str]:
     return prompt.before, after.removesuffix(SKINGPT4.next.replace("{question}", "?")) + SKINGPT4.stop[0]
 
 
-class Speaker(nn.Module):
-    """The projection and the Llama."""
+class ProjectedLlama(nn.Module):
+    """The projection and the Llama behind it."""
 
     def __init__(self, tokenizer: Path) -> None:
         super().__init__()
@@ -93,7 +93,7 @@ class Speaker(nn.Module):
 
 
 @dataclass(frozen=True)
-class Seen:
+class QueryOutputs:
     """Drawings as the trained Q-Former sees them."""
 
     query_output: Tensor
@@ -101,28 +101,29 @@ class Seen:
     findings: Sequence[Findings | None]
 
 
-def train(speaker: Speaker, training: Seen, tell: Callable[[Point], None], steps: int = STEPS) -> None:
-    """Train in place; `tell` hears of the loss every TELL steps."""
+def train(language: ProjectedLlama, training: QueryOutputs, tell: Callable[[Point], None], steps: int = STEPS) -> None:
+    """Train in place; `tell` hears of the learning curve's points."""
     random = np.random.default_rng(0)
-    optimiser = make_optimiser(speaker, PEAK)
+    optimiser = make_optimiser(language, PEAK)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: learning_rate(step, steps))
+    every = min(STEPS_A_POINT, steps // 2)
     begun, losses = time.monotonic(), []
     for step in range(1, steps + 1):
         chosen = random.integers(len(training.findings), size=BATCH)
         talks = [conversation(training.findings[i], random) for i in chosen]
-        losses.append(_step(speaker, training.query_output[chosen], talks, optimiser))
+        losses.append(_step(language, training.query_output[chosen], talks, optimiser))
         schedule.step()
-        if step % TELL == 0:
+        if step % every == 0:
             minutes = (time.monotonic() - begun) / 60
-            tell(Point("language", step * BATCH, minutes, float(np.mean(losses[-TELL:]))))
-    speaker.eval()
+            tell(Point("language", step * BATCH, minutes, float(np.mean(losses[-every:]))))
+    language.eval()
 
 
-def _step(speaker: Speaker, query_output: Tensor, talks: Sequence[Any], optimiser: Any) -> float:
+def _step(language: ProjectedLlama, query_output: Tensor, talks: Sequence[Any], optimiser: Any) -> float:
     with torch.autocast("cpu", torch.bfloat16):
-        loss = speaker.loss(query_output, talks)
+        loss = language.loss(query_output, talks)
     optimiser.zero_grad()
     torch.autograd.backward(loss)
-    nn.utils.clip_grad_norm_(speaker.parameters(), 1.0)
+    nn.utils.clip_grad_norm_(language.parameters(), 1.0)
     optimiser.step()
     return float(loss.detach())

@@ -2,7 +2,7 @@
 
 Linear heads read fixed groups of the Q-Former's outputs, one group an attribute, and others each patch of the
 ViT; all heads are thrown away afterwards. First on windows of 8 × 8 patches around lesions, where a picture costs
-a quarter, then on whole pictures. The recipe is that of BLIP-2's first stage only in spirit: there is no text here.
+a quarter, then on whole pictures. There is no text in this stage.
 """
 
 import math
@@ -19,7 +19,15 @@ from torch.nn import functional as F
 
 from ..vision_model import VisionConfig, VisionModel
 from .draw import GRID
-from .lesson import HEADS, TRAINING_SEEDS, UNKNOWN, VALIDATION_SEEDS, Lesson, Studio, normalise
+from .labelled_drawings import (
+    HEADS,
+    TRAINING_SEEDS,
+    UNKNOWN,
+    VALIDATION_SEEDS,
+    DrawingPool,
+    LabelledDrawings,
+    normalise,
+)
 
 CONFIG = VisionConfig(
     width=176, depth=4, mlp=768, patch=14, queries=32, qformer_width=128, qformer_layers=4, qformer_mlp=512,
@@ -62,7 +70,7 @@ class Point:
     accuracy: dict[str, float] = field(default_factory=dict)
 
 
-class Pupil(nn.Module):
+class VisionWithHeads(nn.Module):
     """The vision chain and the heads it is trained with."""
 
     def __init__(self) -> None:
@@ -129,20 +137,20 @@ class Batch:
     centres: Tensor
 
 
-def batches(lesson: Lesson, size: int) -> Iterator[Batch]:
-    """The lesson in order, `size` pictures at a time."""
-    for start in range(0, len(lesson.pictures), size):
+def batches(drawings: LabelledDrawings, size: int) -> Iterator[Batch]:
+    """The drawings in order, `size` pictures at a time."""
+    for start in range(0, len(drawings.pictures), size):
         part = slice(start, start + size)
         arrays: list[np.ndarray[Any, Any]] = [
-            normalise(lesson.pictures[part]), lesson.positions[part], lesson.labels[part],
-            lesson.coverage[part], lesson.centres[part],
+            normalise(drawings.pictures[part]), drawings.positions[part], drawings.labels[part],
+            drawings.coverage[part], drawings.centres[part],
         ]  # fmt: skip
         yield Batch(*map(torch.from_numpy, arrays))
 
 
-def loss_of(pupil: Pupil, batch: Batch) -> Tensor:
+def loss_of(model: VisionWithHeads, batch: Batch) -> Tensor:
     """Cross entropies of all heads."""
-    whole, patches = pupil(batch.pixels, batch.positions)
+    whole, patches = model(batch.pixels, batch.positions)
     total = torch.zeros(())
     for name in HEADS:
         label = batch.labels[:, list(HEADS).index(name)]
@@ -158,23 +166,23 @@ def loss_of(pupil: Pupil, batch: Batch) -> Tensor:
     return total + PATCH_WEIGHT * local
 
 
-def train(studio: Studio, tell: Callable[[Point], None], phases: Sequence[Phase] = PHASES) -> Pupil:
+def train(pool: DrawingPool, tell: Callable[[Point], None], phases: Sequence[Phase] = PHASES) -> VisionWithHeads:
     """Train from the seed torch was given; `tell` hears of every point of the learning curve."""
-    pupil = Pupil()
-    validation = studio.lesson(VALIDATION_SEEDS, VALIDATION, GRID)
+    model = VisionWithHeads()
+    validation = pool.draw(VALIDATION_SEEDS, VALIDATION, GRID)
     seed, begun = TRAINING_SEEDS, time.monotonic()
     for phase in phases:
         steps = phase.pictures // phase.batch
-        optimiser = make_optimiser(pupil, phase.peak)
+        optimiser = make_optimiser(model, phase.peak)
         schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, partial(learning_rate, steps=steps))
         for start in range(0, phase.pictures, CHUNK):
-            lesson = studio.lesson(seed, min(CHUNK, phase.pictures - start), phase.side)
-            seed += len(lesson.pictures)
-            losses = [_step(pupil, batch, optimiser, schedule) for batch in batches(lesson, phase.batch)]
+            drawings = pool.draw(seed, min(CHUNK, phase.pictures - start), phase.side)
+            seed += len(drawings.pictures)
+            losses = [_step(model, batch, optimiser, schedule) for batch in batches(drawings, phase.batch)]
             minutes = (time.monotonic() - begun) / 60
-            done = start + len(lesson.pictures)
-            tell(Point(phase.name, done, minutes, float(np.mean(losses)), accuracy(pupil, validation)))
-    return pupil.eval()
+            done = start + len(drawings.pictures)
+            tell(Point(phase.name, done, minutes, float(np.mean(losses)), accuracy(model, validation)))
+    return model.eval()
 
 
 def make_optimiser(model: nn.Module, peak: float) -> torch.optim.Optimizer:
@@ -193,23 +201,26 @@ def learning_rate(step: int, steps: int) -> float:
     return 0.02 + 0.98 * (1 + math.cos(math.pi * late)) / 2
 
 
-def _step(pupil: Pupil, batch: Batch, optimiser: Any, schedule: Any) -> float:
+def _step(model: VisionWithHeads, batch: Batch, optimiser: Any, schedule: Any) -> float:
     with torch.autocast("cpu", torch.bfloat16):
-        loss = loss_of(pupil, batch)
+        loss = loss_of(model, batch)
     optimiser.zero_grad()
     torch.autograd.backward(loss)
-    nn.utils.clip_grad_norm_(pupil.parameters(), 1.0)
+    nn.utils.clip_grad_norm_(model.parameters(), 1.0)
     optimiser.step()
     schedule.step()
     return float(loss.detach())
 
 
-def accuracy(pupil: Pupil, lesson: Lesson) -> dict[str, float]:
-    """Part of the pictures whose attribute the heads see right, and `all` of a picture's at once."""
+def accuracy(model: VisionWithHeads, drawings: LabelledDrawings) -> dict[str, float]:
+    """Part of the pictures whose attribute the heads see right, and `all` of a picture's at once.
+
+    Of a picture without skin only the condition counts.
+    """
     right: list[Tensor] = []
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
-        for batch in batches(lesson, 64):
-            whole, _ = pupil(batch.pixels, batch.positions)
+        for batch in batches(drawings, 64):
+            whole, _ = model(batch.pixels, batch.positions)
             chosen = torch.stack([whole[name].argmax(-1) for name in HEADS], dim=1)
             right.append((chosen == batch.labels) | (batch.labels == UNKNOWN))
     table = torch.cat(right).float()

@@ -1,8 +1,9 @@
 """What the vision chain is trained on: drawings as arrays, with what is true of each and of its patches."""
 
+import signal
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from multiprocessing import get_context
 
 import numpy as np
@@ -24,7 +25,7 @@ VALIDATION_SEEDS = 1 << 39
 
 
 @dataclass(frozen=True)
-class Lesson:
+class LabelledDrawings:
     """Pictures and labels; `side` patches to a side, all of a picture or a window of it."""
 
     pictures: npt.NDArray[np.uint8]
@@ -49,10 +50,10 @@ def labels(findings: Findings | None) -> list[int]:
     ]
 
 
-def make_lesson(seeds: Sequence[int], side: int) -> Lesson:
+def label_drawings(seeds: Sequence[int], side: int) -> LabelledDrawings:
     """Draw the scenes of the seeds; a window smaller than the picture lies over a lesion."""
     parts = [_one(seed, side) for seed in seeds]
-    return Lesson(*(np.stack(column) for column in zip(*parts, strict=True)))
+    return LabelledDrawings(*(np.stack(column) for column in zip(*parts, strict=True)))
 
 
 def _one(seed: int, side: int) -> tuple[npt.NDArray[np.generic], ...]:
@@ -84,19 +85,24 @@ def _window(seed: int, centres: Sequence[tuple[float, float]], side: int) -> tup
     return int(top), int(left)
 
 
-class Studio:
+class DrawingPool:
     """Draws on all cores."""
 
     def __init__(self, workers: int) -> None:
         # Forked from a process that has used torch's threads, a worker could hang.
-        self._pool = ProcessPoolExecutor(workers, mp_context=get_context("spawn"))
+        # An interrupt is the main process's to answer.
+        ignore = (signal.SIGINT, signal.SIG_IGN)
+        context = get_context("spawn")
+        self._pool = ProcessPoolExecutor(workers, mp_context=context, initializer=signal.signal, initargs=ignore)
 
-    def lesson(self, first_seed: int, count: int, side: int) -> Lesson:
-        """The lesson of `count` seeds from `first_seed` on."""
+    def draw(self, first_seed: int, count: int, side: int) -> LabelledDrawings:
+        """The drawings of `count` seeds from `first_seed` on."""
         step = 64
         seeds = [range(s, min(s + step, first_seed + count)) for s in range(first_seed, first_seed + count, step)]
-        parts = list(self._pool.map(make_lesson, seeds, [side] * len(seeds)))
-        return Lesson(*(np.concatenate([getattr(p, f) for p in parts]) for f in Lesson.__dataclass_fields__))
+        parts = list(self._pool.map(label_drawings, seeds, [side] * len(seeds)))
+        return LabelledDrawings(
+            *(np.concatenate([getattr(part, field.name) for part in parts]) for field in fields(LabelledDrawings))
+        )
 
     def close(self) -> None:
         self._pool.shutdown(cancel_futures=True)
