@@ -7,6 +7,7 @@ import pytest
 import torch
 from skingpt_edge.engines.errors import ExportError
 from skingpt_edge.export.demo.checkpoint import checkpoints_in
+from skingpt_edge.export.demo.labelled_drawings import HEADS
 from skingpt_edge.export.demo.make_demo import Plan, make_demo_model
 from skingpt_edge.export.demo.train_language import whole_text
 from skingpt_edge.export.demo.train_vision import CONFIG, Phase, VisionWithHeads
@@ -32,7 +33,8 @@ def made(tmp_path_factory):
 def test_it_learns(made):
     points = json.loads((made / "curve.json").read_text())
     assert [point["phase"] for point in points] == ["windows", "pictures", "language", "language"]
-    assert points[1]["accuracy"]["colour"] > 0.3  # 0.23 is the most frequent one's part
+    assert points[1]["loss"] < points[0]["loss"]
+    assert points[1]["accuracy"].keys() == {*HEADS, "all"}
     assert points[3]["loss"] < points[2]["loss"] < np.log(1024) + 0.5
     assert (made / "learning-curve.png").stat().st_size > 10_000
 
