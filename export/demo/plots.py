@@ -30,7 +30,8 @@ def plot_curve(points: Sequence[Mapping[str, Any]], target: Path) -> None:
             left.axvline(switch, color="#999", lw=1, ls=":")
             left.text(switch, 2, " whole pictures →", color="#666", fontsize=8.5)
             left.text(switch, 2, "windows ", color="#666", fontsize=8.5, ha="right")
-    left.set(title="ViT and Q-Former: validation drawings seen right", xlabel="minutes", ylabel="percent", ylim=(0, 101))
+    title = "ViT and Q-Former: validation drawings seen right"
+    left.set(title=title, xlabel="minutes", ylabel="percent", ylim=(0, 101))
     left.legend(fontsize=8, ncols=2, loc="lower right")
     right.plot([p["minutes"] for p in language], [p["loss"] for p in language], color=COLOURS[0], lw=2)
     right.set(title="Projection and Llama: loss a token", xlabel="minutes", ylabel="nats", yscale="log")
