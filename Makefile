@@ -1,6 +1,9 @@
 PYTHON ?= python3
 # Options for the installation of torch, for instance PyTorch's own index of CPU builds: see README.
 TORCH_OPTIONS ?=
+# llama.cpp's code for the AMX tiles of recent Xeons is unsafe beside ONNX Runtime: see engines/llama_cpp_model.py.
+NO_AMX = -mno-amx-tile -mno-amx-int8 -mno-amx-bf16
+LLAMA_FLAGS := $(if $(shell grep -m1 -o amx_int8 /proc/cpuinfo 2>/dev/null),CFLAGS="$(NO_AMX)" CXXFLAGS="$(NO_AMX)")
 PIP = bin/pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
 .PHONY: demo demo-model demo-accuracy test check clean
@@ -30,7 +33,7 @@ check: .venv-test/.installed
 .venv/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
 	@echo "Installing the runtime; llama.cpp is compiled for this machine, which takes about 5 minutes."
-	.venv/$(PIP) '.[cpu]'
+	$(LLAMA_FLAGS) .venv/$(PIP) '.[cpu]'
 	@touch $@
 
 # torch first: anything that depends on it would bring the build for CUDA.
@@ -38,7 +41,7 @@ check: .venv-test/.installed
 	$(PYTHON) -m venv .venv-test
 	.venv-test/$(PIP) torch==2.13.0 $(TORCH_OPTIONS)
 	@echo "Installing what the tests need; llama.cpp is compiled for this machine, unless pip has it already."
-	.venv-test/$(PIP) --editable '.[dev]'
+	$(LLAMA_FLAGS) .venv-test/$(PIP) --editable '.[dev]'
 	@touch $@
 
 clean:

@@ -34,6 +34,28 @@ class EngineInfo:
         return asdict(self)
 
 
+@dataclass(frozen=True)
+class Run:
+    """Consecutive tokens of one sequence, to be put into the KV cache from `position` on."""
+
+    sequence: int
+    position: int
+    tokens: tuple[int, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Rows:
+    """Embeddings (n, n_embd) in place of tokens, as `Run`."""
+
+    sequence: int
+    position: int
+    embeddings: Floats
+
+
+Work = Run | Rows
+"""What a language model can be asked to evaluate."""
+
+
 class GraphEngine(Protocol):
     """Runs one graph: arrays in, arrays out."""
 
@@ -67,6 +89,11 @@ class LanguageModel(Protocol):
         ...
 
     @property
+    def n_batch(self) -> int:
+        """Tokens that `evaluate_together` takes, at most."""
+        ...
+
+    @property
     def n_vocab(self) -> int: ...
     @property
     def eos(self) -> int: ...
@@ -86,8 +113,15 @@ class LanguageModel(Protocol):
         """Put embeddings (n, n_embd) in place of tokens into the KV cache. Raises EngineError."""
         ...
 
+    def evaluate_together(self, runs: Sequence[Run]) -> Floats:
+        """Evaluate tokens of several sequences at once, at most `n_batch` of them.
+
+        Returns logits (runs, n_vocab), each after its run's last token. Raises EngineError.
+        """
+        ...
+
     def logits(self) -> Floats:
-        """Logits (n_vocab,) after the item evaluated last."""
+        """Logits (n_vocab,) after the item evaluated last by `evaluate_tokens` or `evaluate_embeddings`."""
         ...
 
     def fork(self, source: int, target: int, length: int) -> None:

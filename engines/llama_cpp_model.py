@@ -11,16 +11,21 @@ from typing import Any
 
 import numpy as np
 
-from .base import EngineInfo, Floats
+from .base import EngineInfo, Floats, Run
 from .errors import EngineError, EngineUnavailable, InputError
 from .gguf_header import import_llama_cpp, last_log
 
+DEVICES = ("cpu", "cuda")
 KV_TYPES = {"f32": "GGML_TYPE_F32", "f16": "GGML_TYPE_F16", "q8_0": "GGML_TYPE_Q8_0"}
-BATCH = 512  # tokens or embeddings evaluated by one call, at most
+BATCH = 128  # tokens or embeddings evaluated by one call, at most: more is no faster and takes more memory
+ALL_LAYERS = 999
 
 
 class LlamaCppModel:
-    """A Llama run by llama.cpp with a KV cache shared by `sequences` sequences."""
+    """A Llama run by llama.cpp with a KV cache of `cells` cells, `context` unless given, that all sequences share.
+
+    `gpu_layers` of a device other than the CPU are computed there, all unless given.
+    """
 
     def __init__(
         self,
@@ -32,25 +37,34 @@ class LlamaCppModel:
         kv_type: str = "f16",
         flash_attention: bool = True,
         sequences: int = 2,
+        cells: int | None = None,
+        batch: int = BATCH,
+        prefill_threads: int | None = None,
         device: str = "cpu",
+        gpu_layers: int | None = None,
     ) -> None:
         self._lib = lib = import_llama_cpp()
+        if device not in DEVICES:
+            raise EngineUnavailable(f"device {device!r} is unknown; known are {', '.join(DEVICES)}")
         if device != "cpu" and not lib.llama_supports_gpu_offload():
             raise EngineUnavailable(f"device {device!r} was asked for, but this llama.cpp runs on the CPU only")
+        if gpu_layers is not None and device == "cpu":
+            raise InputError(f"gpu_layers is {gpu_layers}, but the device is the CPU: ask for device 'cuda'")
         if kv_type not in KV_TYPES:
             raise EngineError(f"KV type {kv_type!r} is unknown; known are {', '.join(KV_TYPES)}")
-        self._model = lib.llama_model_load_from_file(os.fsencode(path), _model_params(lib, device))
+        layers = 0 if device == "cpu" else ALL_LAYERS if gpu_layers is None else gpu_layers
+        self._model = lib.llama_model_load_from_file(os.fsencode(path), _model_params(lib, layers))
         if not self._model:
             raise EngineError(f"{path.name}: llama.cpp cannot load it ({last_log()})")
         params = lib.llama_context_default_params()
         _set(
             params,
-            n_ctx=context,
-            n_batch=BATCH,
-            n_ubatch=BATCH,
+            n_ctx=cells or context,
+            n_batch=batch,
+            n_ubatch=batch,
             n_seq_max=sequences,
             n_threads=threads,
-            n_threads_batch=threads,
+            n_threads_batch=prefill_threads or threads,
             type_k=getattr(lib, KV_TYPES[kv_type]),
             type_v=getattr(lib, KV_TYPES[kv_type]),
             flash_attn_type=(
@@ -65,15 +79,16 @@ class LlamaCppModel:
         self._context = lib.llama_init_from_model(self._model, params)
         if not self._context:
             lib.llama_model_free(self._model)
-            raise EngineError(f"{path.name}: llama.cpp cannot make a context of {context} ({last_log()})")
+            raise EngineError(f"{path.name}: llama.cpp cannot make a context of {cells or context} ({last_log()})")
         self._memory = lib.llama_get_memory(self._context)
         self._vocab = lib.llama_model_get_vocab(self._model)
         self.n_embd: int = lib.llama_model_n_embd(self._model)
         self.n_vocab: int = lib.llama_vocab_n_tokens(self._vocab)
-        self.n_ctx = context
+        self.n_ctx = cells or context
+        self.n_batch = batch
         self.eos: int = lib.llama_vocab_eos(self._vocab)
-        self._token_batch = lib.llama_batch_init(BATCH, 0, 1)
-        self._embedding_batch = lib.llama_batch_init(BATCH, self.n_embd, 1)
+        self._token_batch = lib.llama_batch_init(batch, 0, 1)
+        self._embedding_batch = lib.llama_batch_init(batch, self.n_embd, 1)
         version = f"llama-cpp-python {lib.__version__}"
         self.info = EngineInfo("llama.cpp", version, device, precision, threads)
 
@@ -98,8 +113,8 @@ class LlamaCppModel:
             size = -count
 
     def evaluate_tokens(self, sequence: int, position: int, tokens: Sequence[int]) -> None:
-        for start in range(0, len(tokens), BATCH):
-            chunk = tokens[start : start + BATCH]
+        for start in range(0, len(tokens), self.n_batch):
+            chunk = tokens[start : start + self.n_batch]
             for i, token in enumerate(chunk):
                 self._token_batch.token[i] = token
             self._decode(self._token_batch, len(chunk), sequence, position + start)
@@ -107,28 +122,51 @@ class LlamaCppModel:
     def evaluate_embeddings(self, sequence: int, position: int, embeddings: Floats) -> None:
         if embeddings.ndim != 2 or embeddings.shape[1] != self.n_embd:
             raise EngineError(f"embeddings have shape {embeddings.shape}, expected (n, {self.n_embd})")
-        for start in range(0, len(embeddings), BATCH):
-            chunk = np.ascontiguousarray(embeddings[start : start + BATCH], dtype=np.float32)
+        for start in range(0, len(embeddings), self.n_batch):
+            chunk = np.ascontiguousarray(embeddings[start : start + self.n_batch], dtype=np.float32)
             ctypes.memmove(self._embedding_batch.embd, chunk.ctypes.data, chunk.nbytes)
             self._decode(self._embedding_batch, len(chunk), sequence, position + start)
 
+    def evaluate_together(self, runs: Sequence[Run]) -> Floats:
+        batch, ends, count = self._token_batch, [], 0
+        if (total := sum(len(run.tokens) for run in runs)) > self.n_batch:
+            raise EngineError(f"{total} tokens were to be evaluated together, at most {self.n_batch} can be")
+        for run in runs:
+            for i, token in enumerate(run.tokens):
+                batch.token[count] = token
+                self._place(batch, count, run.sequence, run.position + i, last=i == len(run.tokens) - 1)
+                count += 1
+            ends.append(count - 1)
+        self._evaluate(batch, count)
+        return np.stack([self._logits_after(end) for end in ends])
+
     def _decode(self, batch: Any, count: int, sequence: int, position: int) -> None:
+        for i in range(count):
+            self._place(batch, i, sequence, position + i, last=i == count - 1)
+        self._evaluate(batch, count)
+
+    def _place(self, batch: Any, i: int, sequence: int, position: int, *, last: bool) -> None:
+        batch.pos[i] = position
+        batch.n_seq_id[i] = 1
+        batch.seq_id[i][0] = sequence
+        batch.logits[i] = last
+
+    def _evaluate(self, batch: Any, count: int) -> None:
         self._check_open()
         batch.n_tokens = count
-        for i in range(count):
-            batch.pos[i] = position + i
-            batch.n_seq_id[i] = 1
-            batch.seq_id[i][0] = sequence
-            batch.logits[i] = i == count - 1
         status = self._lib.llama_decode(self._context, batch)
         if status != 0:
             reason = "the KV cache is full" if status == 1 else last_log()
-            raise EngineError(f"llama.cpp could not evaluate {count} items at {position}: {reason}")
+            raise EngineError(f"llama.cpp could not evaluate {count} items at {batch.pos[0]}: {reason}")
 
     def logits(self) -> Floats:
         self._check_open()
-        pointer = self._lib.llama_get_logits_ith(self._context, -1)
-        return np.ctypeslib.as_array(pointer, shape=(self.n_vocab,)).copy()
+        return self._logits_after(-1).copy()
+
+    def _logits_after(self, item: int) -> Floats:
+        """llama.cpp's own array, valid until it evaluates again."""
+        pointer = self._lib.llama_get_logits_ith(self._context, item)
+        return np.ctypeslib.as_array(pointer, shape=(self.n_vocab,))
 
     def fork(self, source: int, target: int, length: int) -> None:
         self._check_open()
@@ -153,12 +191,22 @@ class LlamaCppModel:
             self._context = self._model = None
 
 
-def _model_params(lib: Any, device: str) -> Any:
+def _model_params(lib: Any, gpu_layers: int) -> Any:
     params = lib.llama_model_default_params()
     # Mapped, the file's pages would stand beside the repacked weights: twice the memory at the same speed.
     load_mode = lib.LLAMA_LOAD_MODE_NONE
-    _set(params, n_gpu_layers=0 if device == "cpu" else -1, load_mode=load_mode)
+    _set(params, n_gpu_layers=gpu_layers, load_mode=load_mode, use_extra_bufts=not has_amx(lib))
     return params
+
+
+def has_amx(lib: Any) -> bool:
+    """Whether this llama.cpp was built to use the AMX tiles of recent Xeons, which must be kept from it.
+
+    It configures the tiles once per thread; ONNX Runtime configures them otherwise in the same thread, and llama.cpp
+    then computes nonsense. Built by GCC 12 it crashes (llama.cpp pull request 26954). The kernels for repacked
+    weights are switched off by the same parameter, so a build without AMX is faster: see README.
+    """
+    return b"AMX_INT8 = 1" in lib.llama_print_system_info()
 
 
 def _set(params: Any, **values: Any) -> None:

@@ -21,9 +21,9 @@ from ..runtime.bundle import Bundle, read_bundle
 from ..runtime.conversation import Answer, Conversation
 from ..runtime.kv_cache import KvCache
 from ..runtime.manifest import STAGES, Manifest, Parity, StageParity, TokenParity
+from ..runtime.options import Options
 from ..runtime.sampling import GenerationConfig
 from ..runtime.skingpt import open_language_model, open_vision
-from ..runtime.threads import default_threads
 from ..runtime.vision import ImageEmbedding, VisionStages
 from .llama_reference import reference_logits, reference_tokens, token_embeddings
 from .llama_weights import LlamaSource
@@ -83,7 +83,7 @@ def _vision_stages(
 ) -> tuple[list[dict[str, Floats]], list[VisionStages]]:
     """Torch's stages and the bundle's, by picture."""
     expected, found = [], []
-    with closing(open_vision(bundle, device="cpu", threads=default_threads())) as mine:
+    with closing(open_vision(bundle)) as mine:
         for number, picture in enumerate(pictures, 1):
             step(f"comparing vision with torch: picture {number} of {len(pictures)}")
             expected.append(vision_reference(vision, picture))
@@ -99,7 +99,7 @@ def _answers(
     manifest = bundle.manifest
     question = manifest.questions[0].question
     step("answering with the bundle's language model")
-    with closing(open_language_model(bundle, device="cpu", threads=default_threads(), context=CONTEXT)) as model:
+    with closing(open_language_model(bundle, Options(context=CONTEXT))) as model:
         cache = KvCache(model)
         for number, embeds in enumerate([*references, *own]):
             image = ImageEmbedding(embeds, sha256=str(number), name=str(number))

@@ -13,7 +13,7 @@ import torch
 from sentencepiece import SentencePieceProcessor
 from transformers import DynamicCache, LlamaForCausalLM
 
-from ..engines.base import Array, EngineInfo, Floats, TensorSpec
+from ..engines.base import Array, EngineInfo, Floats, Run, TensorSpec
 from ..engines.errors import EngineError
 from ..runtime.bundle import Bundle
 from ..runtime.skingpt import SkinGPT
@@ -99,6 +99,7 @@ class TorchLlama:
         self._logits = np.zeros(0, np.float32)
         self.n_embd = source.config.width
         self.n_ctx = source.config.context
+        self.n_batch = source.config.context
         self.n_vocab = source.config.vocabulary
         self.eos = int(self._tokenizer.eos_id())
         self.info = _info()
@@ -127,6 +128,13 @@ class TorchLlama:
         with torch.no_grad():
             out = self._llama(inputs_embeds=embeddings[None], past_key_values=cache, use_cache=True, logits_to_keep=1)
         self._logits = out.logits[0, -1].numpy()
+
+    def evaluate_together(self, runs: Sequence[Run]) -> Floats:
+        rows = []
+        for run in runs:  # one after the other: torch is here for its values, not its speed
+            self.evaluate_tokens(run.sequence, run.position, run.tokens)
+            rows.append(self._logits)
+        return np.stack(rows)
 
     def logits(self) -> Floats:
         return self._logits

@@ -117,12 +117,9 @@ class Attention(nn.Module):
         self.proj = nn.Linear(width, width)
 
     def forward(self, x: Tensor) -> Tensor:
-        batch, length, width = x.shape
         bias = torch.cat((self.q_bias, torch.zeros_like(self.v_bias), self.v_bias))
-        qkv = F.linear(x, self.qkv.weight, bias)
-        qkv = qkv.reshape(batch, length, 3, self.heads, VIT_HEAD_WIDTH).permute(2, 0, 3, 1, 4)
-        x = attention(qkv[0], qkv[1], qkv[2])
-        out: Tensor = self.proj(x.transpose(1, 2).reshape(batch, length, width))
+        q, k, v = F.linear(x, self.qkv.weight, bias).chunk(3, dim=-1)
+        out: Tensor = self.proj(attention(q, k, v, self.heads))
         return out
 
 
@@ -198,13 +195,7 @@ class BertSelfAttention(nn.Module):
         self.value = nn.Linear(source_width, width)
 
     def forward(self, x: Tensor, source: Tensor) -> Tensor:
-        q, k, v = (self._split(y) for y in (self.query(x), self.key(source), self.value(source)))
-        out: Tensor = attention(q, k, v).transpose(1, 2).flatten(2)
-        return out
-
-    def _split(self, x: Tensor) -> Tensor:
-        batch, length, _ = x.shape
-        return x.reshape(batch, length, self.heads, QFORMER_HEAD_WIDTH).transpose(1, 2)
+        return attention(self.query(x), self.key(source), self.value(source), self.heads)
 
 
 class BertOutput(nn.Module):
@@ -220,8 +211,20 @@ class BertOutput(nn.Module):
         return out
 
 
-def attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """Softmax attention over (b, heads, n, head width)."""
+def attention(q: Tensor, k: Tensor, v: Tensor, heads: int) -> Tensor:
+    """Softmax attention of q (b, n, width) to k and v (b, m, width), in heads of equal width; (b, n, width)."""
+    if torch.onnx.is_in_onnx_export():
+        # One operator of ONNX Runtime's: it neither transposes nor stores the n × m weights.
+        fused: Tensor = torch.onnx.ops.symbolic(
+            "com.microsoft::MultiHeadAttention",
+            (q, k, v),
+            {"num_heads": heads},
+            dtype=q.dtype,
+            shape=q.shape,
+            version=1,
+        )
+        return fused
+    q, k, v = (x.reshape(*x.shape[:2], heads, -1).transpose(1, 2) for x in (q, k, v))
     weights = (q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1)
-    out: Tensor = weights.softmax(dim=-1) @ v
+    out: Tensor = (weights.softmax(dim=-1) @ v).transpose(1, 2).flatten(2)
     return out

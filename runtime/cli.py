@@ -12,9 +12,12 @@ from pathlib import Path
 from typing import TypeVar
 
 from ..engines.errors import EngineError, InputError, SkinGPTError
+from ..engines.llama_cpp_model import DEVICES
 from . import commands
-from .manifest import MAX_CONTEXT, MIN_CONTEXT, Question
+from .manifest import Question
+from .options import RANGES
 from .sampling import GenerationConfig
+from .skingpt import MAX_SAMPLES
 from .text import one_line
 
 Number = TypeVar("Number", int, float)
@@ -68,16 +71,25 @@ def _check(options: argparse.Namespace) -> None:
         options.config(GenerationConfig())
     except InputError as error:
         raise UsageError(str(error)) from None
-    if options.threads is not None and not 1 <= options.threads <= 1024:
-        raise UsageError(f"--threads is {options.threads}, expected 1 to 1024")
-    if options.context is not None and not MIN_CONTEXT <= options.context <= MAX_CONTEXT:
-        raise UsageError(f"--context is {options.context}, expected {MIN_CONTEXT} to {MAX_CONTEXT}")
+    for name in ("threads", "context", "gpu_layers"):
+        value, (low, high) = getattr(options, name), RANGES[name]
+        if value is not None and not low <= value <= high:
+            raise UsageError(f"--{name.replace('_', '-')} is {value}, expected {low} to {high}")
+    if options.gpu_layers is not None and options.device == "cpu":
+        raise UsageError("--gpu-layers needs --device cuda")
     html: Path | None = getattr(options, "html", None)
     if html and not html.absolute().parent.is_dir():
         raise UsageError(f"--html: there is no folder {html.absolute().parent}")
     if html and (html.is_symlink() or (html.exists() and not html.is_file())):
         raise UsageError(f"--html: {html} is not a regular file, and would be replaced by one")
-    if options.top_p is not None and not options.temperature:
+    samples = getattr(options, "samples", None)
+    if samples is not None and not 1 <= samples <= MAX_SAMPLES:
+        raise UsageError(f"--samples is {samples}, expected 1 to {MAX_SAMPLES}")
+    if samples and html:
+        raise UsageError("--samples and --html do not go together: there is no page of samples")
+    if not samples and (getattr(options, "conditions", None) or getattr(options, "reproducible", False)):
+        raise UsageError("--conditions and --reproducible need --samples")
+    if options.top_p is not None and not options.temperature and not samples:
         raise UsageError("--top-p has no effect without --temperature")
     if getattr(options, "questions", None):
         options.questions = read_questions(options.questions)
@@ -113,6 +125,15 @@ def make_parser() -> argparse.ArgumentParser:
     diagnose.add_argument("--questions", type=Path, metavar="FILE", help="other questions, one a line")
     diagnose.add_argument("--json", action="store_true", help="one JSON document a picture, a line each")
     diagnose.add_argument("--html", type=Path, metavar="FILE", help="also write a page with pictures and reports")
+    diagnose.add_argument(
+        "--samples", type=int, metavar="N", help="N sampled answers to the first question: do they agree?"
+    )
+    diagnose.add_argument(
+        "--conditions", type=Path, metavar="FILE", help="with --samples: names of conditions, one a line"
+    )
+    diagnose.add_argument(
+        "--reproducible", action="store_true", help="with --samples: one after the other, not together"
+    )
     diagnose.set_defaults(run=commands.diagnose)
 
     chat = sub.add_parser("chat", parents=[model, generation], help="questions and follow-ups about one picture")
@@ -142,6 +163,10 @@ def _model_options() -> argparse.ArgumentParser:
     options = argparse.ArgumentParser(add_help=False)
     options.add_argument("--bundle", type=Path, metavar="BUNDLE", help="(the demonstration bundle)")
     options.add_argument("--verify", action="store_true", help="hash all files of the bundle first")
+    options.add_argument("--device", choices=DEVICES, default="cpu", help="of the whole model (%(default)s)")
+    options.add_argument("--vision-device", choices=DEVICES, help="of vision alone, if another")
+    options.add_argument("--gpu-layers", type=int, metavar="N", help="layers of the language model on the GPU (all)")
+    options.add_argument("--no-image-cache", action="store_true", help="encode every picture, also one seen before")
     options.add_argument("--threads", type=int, metavar="N", help="(the physical cores)")
     options.add_argument("--context", type=int, metavar="N", help="tokens of context (the bundle's)")
     return options

@@ -2,15 +2,19 @@
 
 import json
 import sys
+import time
 from argparse import Namespace
 from collections.abc import Iterator
+from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from ..engines.errors import InputError, SkinGPTError
 from .bundle import Bundle, check_hashes, check_language_model, default_bundle, read_bundle
+from .consistency import compare, read_conditions
 from .conversation import Conversation
 from .image import read_image_file, thumbnail
+from .options import MAX_CONVERSATIONS, Options
 from .page import Entry, write_page
 from .report import Report, Section, error_json
 from .sampling import GenerationConfig
@@ -19,9 +23,12 @@ from .text import one_line, printable
 from .threads import default_threads
 from .trace import write_trace
 
+SAMPLING_TEMPERATURE = 1.0  # the original's
+
 
 def diagnose(options: Namespace) -> int:
     """A report for each picture; a picture that cannot be used does not keep the others from theirs."""
+    conditions = read_conditions(options.conditions) if options.samples else ()
     with _open(options) as model:
         entries: list[Entry] = []
         code = 0
@@ -30,6 +37,9 @@ def diagnose(options: Namespace) -> int:
                 _progress(f"picture {number} of {len(options.images)}: {path.name}")
                 try:
                     data = read_image_file(path)
+                    if options.samples:
+                        _samples(model, data, path.name, options, conditions)
+                        continue
                     report = _report(model, data, path.name, options)
                 except InputError as error:
                     code = error.exit_code
@@ -69,6 +79,30 @@ def _report(model: SkinGPT, data: bytes, name: str, options: Namespace) -> Repor
             print(f"\n\n({dropped} earlier turns no longer fit into the context)", end="")
         print(f"\n\n{_timings(report)}\n{printable(report.notice)}\n", flush=True)
     return report
+
+
+def _samples(model: SkinGPT, data: bytes, name: str, options: Namespace, conditions: tuple[str, ...]) -> None:
+    """Several answers to one question, and how far they agree."""
+    config = options.config(model.defaults)
+    if config.temperature == 0:
+        config = replace(config, temperature=SAMPLING_TEMPERATURE)
+    image = model.embed(data, name)
+    for item in options.questions or model.bundle.manifest.questions[:1]:
+        begun = time.perf_counter()
+        answers = model.samples(image, item.question, config, options.samples, together=not options.reproducible)
+        found = compare(image, item.question, answers, conditions)
+        if options.json:
+            print(
+                json.dumps({**found.to_json(), "seed": config.seed, "notice": model.bundle.manifest.notice}), flush=True
+            )
+            continue
+        print(f"\n{printable(item.question)}\n")
+        for number, (answer, condition) in enumerate(zip(found.answers, found.named, strict=True), 1):
+            print(f"{number:>3}  [{condition or 'no condition named'}] {one_line(printable(answer.text))}")
+        counts = ", ".join(f"{condition or 'none named'} {count}" for condition, count in found.counts)
+        print(f"\n{found.agreement:.0%} of {len(answers)} answers name the same condition ({counts})")
+        print(f"[{time.perf_counter() - begun:.2f} s, temperature {config.temperature:g}, seed {config.seed}]")
+        print(f"{printable(model.bundle.manifest.notice)}\n", flush=True)
 
 
 def chat(options: Namespace) -> int:
@@ -185,7 +219,7 @@ def verify(options: Namespace) -> int:
     bundle = read_bundle(options.bundle or default_bundle())
     check_hashes(bundle, _hashing)
     check_language_model(bundle)
-    open_vision(bundle, device="cpu", threads=default_threads()).close()
+    open_vision(bundle).close()
     notice = bundle.manifest.notice
     if options.json:
         print(json.dumps({"bundle": str(bundle.path), "id": bundle.id, "ok": True, "notice": notice}))
@@ -196,12 +230,26 @@ def verify(options: Namespace) -> int:
 
 
 def _open(options: Namespace) -> SkinGPT:
+    samples = getattr(options, "samples", None) or 1
+    cells = None
+    if samples > 1:  # they share the prompt's cells, each answer needs its own
+        manifest = read_bundle(options.bundle or default_bundle()).manifest
+        answer = options.max_new_tokens or manifest.generation.max_new_tokens
+        cells = (options.context or manifest.llm.context) + (samples - 1) * answer
     return SkinGPT.open(
         options.bundle,
-        threads=options.threads,
-        context=options.context,
         verify=options.verify,
         progress=_hashing,
+        options=Options(
+            device=options.device,
+            vision_device=options.vision_device,
+            gpu_layers=options.gpu_layers,
+            threads=options.threads,
+            context=options.context,
+            conversations=min(samples, MAX_CONVERSATIONS),
+            cells=cells,
+            image_cache=0 if options.no_image_cache else Options.image_cache,
+        ),
     )
 
 

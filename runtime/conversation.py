@@ -6,15 +6,14 @@ from dataclasses import dataclass
 
 from ..engines.base import Floats, LanguageModel
 from ..engines.errors import QuestionError
+from ..engines.scheduler import Job, evaluate_alone
 from .kv_cache import KvCache, Prefill
 from .manifest import Template
-from .prompt import SPECIAL_TOKENS, Prompt, Special, Turn, build_prompt
+from .prompt import Prompt, Special, Turn, build_prompt
 from .sampling import GenerationConfig, Sampler
-from .text import StopFilter, cut_answer, utf8_decoder
+from .text import cut_answer
 from .vision import ImageEmbedding
-
-# The original drops these from the start of an answer, one each, in this order.
-UNK, BOS = SPECIAL_TOKENS["<unk>"], SPECIAL_TOKENS["<s>"]
+from .writing import Writing
 
 
 @dataclass(frozen=True)
@@ -70,45 +69,45 @@ class Conversation:
 
         Raises QuestionError if the question does not fit into the context, EngineError, NumericalError.
         """
+        yield from run_alone(self._model, self.job(question, config))
+
+    def job(self, question: str, config: GenerationConfig | None = None, sample: int | None = None) -> Job:
+        """The making of an answer, for a `Scheduler` that runs several; as `stream` otherwise.
+
+        `sample` numbers answers to the same question, which then do not share their chances.
+        """
         config = config or GenerationConfig()
         begun = time.perf_counter()
         prompt, segments, dropped = self._fit(question.strip(), config.max_new_tokens)
-        prefill = self._cache.prefill(segments[0], self.image, segments[1])
-        sampler, decoder = Sampler(config, turn=len(self.answers)), utf8_decoder()
-        visible = StopFilter(self._template.stop)
-        tokens: list[int] = []
-        text, reason, first, decode_seconds = "", "length", 0.0, 0.0
-        logits = self._model.logits()
-        while True:
-            token = sampler.choose(logits)
-            tokens.append(token)
-            first = first or time.perf_counter() - begun
-            if token == self._model.eos:
-                reason = "eos"
-                break
-            new = decoder.decode(self._bytes(tokens))
-            text += new
-            if piece := visible.push(new):
+        prefill = Prefill()
+        writing = Writing(self._model, self._template, config)
+        sampler = Sampler(config, turn=len(self.answers), sample=sample)
+        first, decode_seconds = 0.0, 0.0
+        try:
+            logits = yield from self._cache.prefill(
+                segments[0], self.image, segments[1], prefill, config.max_new_tokens
+            )
+            while True:
+                token = sampler.choose(logits)
+                first = first or time.perf_counter() - begun
+                if piece := writing.add(token):
+                    yield piece
+                if writing.finish_reason:
+                    break
+                step = time.perf_counter()
+                logits = yield from self._cache.append(token, prefill)
+                decode_seconds += time.perf_counter() - step
+            if piece := writing.finish():
                 yield piece
-            if not config.ignore_stop and visible.stopped:
-                reason = "stop"
-                break
-            if len(tokens) == config.max_new_tokens:
-                break
-            step = time.perf_counter()
-            logits = self._cache.append(token, prefill)
-            decode_seconds += time.perf_counter() - step
-        rest = decoder.decode(b"", final=True)
-        text += rest
-        if piece := visible.push(rest) + visible.finish():
-            yield piece
+        finally:
+            self._cache.release(prefill)
         self.answers.append(
             Answer(
                 question=question.strip(),
-                text=cut_answer(text, self._template),
-                original_text=cut_answer(self._original_text(tokens), self._template),
-                token_ids=tuple(tokens),
-                finish_reason=reason,
+                text=cut_answer(writing.text, self._template),
+                original_text=cut_answer(writing.original_text(), self._template),
+                token_ids=tuple(writing.tokens),
+                finish_reason=writing.finish_reason,
                 prompt=prompt.text,
                 segment_token_ids=segments,
                 prefill=prefill,
@@ -118,44 +117,27 @@ class Conversation:
             )
         )
 
-    def first_logits(self, question: str) -> Floats:
-        """Logits (n_vocab,) from which the next answer's first token is chosen."""
+    def prompt_length(self, question: str) -> int:
+        """Items of the next prompt: tokens and the picture's embeddings. Raises QuestionError."""
         _, segments, _ = self._fit(question.strip(), 1)
-        self._cache.prefill(segments[0], self.image, segments[1])
-        logits = self._model.logits()
-        self._cache.forget_conversation()
-        return logits
+        return len(segments[0]) + len(self.image.embeds) + len(segments[1])
 
-    def _bytes(self, tokens: list[int]) -> bytes:
-        """What the token generated last adds to the text."""
-        if tuple(tokens) in ((UNK,), (BOS,), (UNK, BOS)):
-            return b""
-        return self._model.piece(tokens[-1])
-
-    def _original_text(self, tokens: list[int]) -> str:
-        """Generated tokens as the original's tokenizer decodes them (transformers' slow LlamaTokenizer).
-
-        It decodes the runs between special tokens one by one, each without its dummy prefix, and puts a space
-        before a run that a special token ends.
-        """
-        names = {token: name for name, token in SPECIAL_TOKENS.items()}
-        for dropped in (UNK, BOS):
-            if tokens[:1] == [dropped]:
-                tokens = tokens[1:]
-        text, run, after_special = "", b"", False
-        for token in tokens:
-            if token in names:
-                text += "" if after_special else " "
-                text += self._decode_run(run) + names[token]
-                run, after_special = b"", True
-            else:
-                run += self._model.piece(token)
-                after_special = False
-        return text + self._decode_run(run)
-
-    @staticmethod
-    def _decode_run(run: bytes) -> str:
-        return utf8_decoder().decode(run, final=True).removeprefix(" ")
+    def first_logits(self, question: str) -> Floats:
+        """Logits (n_vocab,) from which the next answer's first token is chosen. Raises as `stream` does."""
+        _, segments, _ = self._fit(question.strip(), 1)
+        prefill = Prefill()
+        evaluation = self._cache.prefill(segments[0], self.image, segments[1], prefill)
+        logits: Floats | None = None
+        try:
+            while True:
+                work = evaluation.send(logits)
+                assert not isinstance(work, str)
+                logits = evaluate_alone(self._model, work)
+        except StopIteration as end:
+            result: Floats = end.value
+            return result
+        finally:
+            self._cache.release(prefill)
 
     def _tokenize_after(self, parts: tuple[str | Special, ...]) -> list[int]:
         """Tokens of the text after the image. The original's tokenizer starts afresh after a special token."""
@@ -184,3 +166,20 @@ class Conversation:
             f"the question needs {needed - new_tokens} tokens of the context and the answer up to {new_tokens}, "
             f"but the context holds {self._context}: ask shorter, lower max_new_tokens or open with more context"
         )
+
+
+def run_alone(model: LanguageModel, job: Job) -> Iterator[str]:
+    """Run one job to its end and give the text it yields. Raises what the job and the model raise."""
+    sent: Floats | None = None
+    try:
+        while True:
+            event = job.send(sent)
+            sent = None
+            if isinstance(event, str):
+                yield event
+            else:
+                sent = evaluate_alone(model, event)
+    except StopIteration:
+        return
+    finally:
+        job.close()

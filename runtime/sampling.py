@@ -40,9 +40,10 @@ class GenerationConfig:
 class Sampler:
     """Chooses tokens from logits; greedy at temperature 0, else nucleus sampling (Holtzman et al. 2020)."""
 
-    def __init__(self, config: GenerationConfig, turn: int = 0) -> None:
+    def __init__(self, config: GenerationConfig, turn: int = 0, sample: int | None = None) -> None:
         self._config = config
-        self._random = np.random.default_rng((config.seed, turn))  # turns do not share their chances
+        # Neither turns nor several samples of one answer share their chances.
+        self._random = np.random.default_rng((config.seed, turn) if sample is None else (config.seed, turn, sample))
 
     def choose(self, logits: Floats) -> int:
         """The next token from logits (n_vocab,). Raises NumericalError if one is NaN or infinite."""

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Iterator
+from hashlib import sha256
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -10,71 +11,80 @@ from ..engines.base import EngineInfo, Floats, LanguageModel
 from ..engines.errors import InputError
 from ..engines.llama_cpp_model import LlamaCppModel
 from ..engines.onnx_runtime import OrtGraph
+from ..engines.scheduler import Scheduler
 from .bundle import Bundle, Progress, default_bundle, open_bundle
 from .conversation import Answer, Conversation
+from .image_cache import ImageCache, Key
 from .kv_cache import KvCache
-from .manifest import MAX_CONTEXT, MIN_CONTEXT, Question
+from .manifest import Question
+from .options import Options
 from .report import Report, Section
 from .sampling import GenerationConfig
 from .threads import default_threads
 from .vision import ImageEmbedding, VisionModel
 
+MAX_SAMPLES = 100
+
 
 class SkinGPT:
     """A bundle ready to answer; a context manager.
 
-    One answer is generated at a time; use it from one thread.
+    Use it from one thread. One answer is generated at a time, or several together by a `scheduler`.
     """
 
-    def __init__(self, bundle: Bundle, vision: VisionModel, model: LanguageModel) -> None:
+    def __init__(
+        self,
+        bundle: Bundle,
+        vision: VisionModel,
+        model: LanguageModel,
+        *,
+        context: int | None = None,
+        conversations: int = 1,
+        image_cache: int = 0,
+    ) -> None:
         self.bundle = bundle
         self.vision = vision
         self.load_seconds = 0.0
         self._model = model
-        self._cache = KvCache(model)
+        self._cache = KvCache(model, conversations)
+        self._images = ImageCache(image_cache)
+        self._context = min(context or bundle.manifest.llm.context, model.n_ctx)
 
     @classmethod
     def open(
         cls,
         path: Path | str | None = None,
         *,
-        device: str = "cpu",
-        threads: int | None = None,
-        context: int | None = None,
         verify: bool = False,
         progress: Progress | None = None,
+        options: Options | None = None,
     ) -> Self:
         """Check and load a bundle; without a path, the demonstration bundle of the package.
 
-        `threads` is the physical cores unless given, `context` the bundle's own. All files are hashed the
-        first time this machine sees the bundle, or with `verify`; `progress` hears of it.
+        All files are hashed the first time this machine sees the bundle, or with `verify`; `progress` hears of it.
 
         Raises BundleError, EngineError, InputError for options out of range.
         """
         begun = time.perf_counter()
         bundle = open_bundle(Path(path) if path else default_bundle(), verify=verify, progress=progress)
-        model = cls.from_bundle(bundle, device=device, threads=threads, context=context)
+        model = cls.from_bundle(bundle, options)
         model.load_seconds = time.perf_counter() - begun
         return model
 
     @classmethod
-    def from_bundle(
-        cls,
-        bundle: Bundle,
-        *,
-        device: str = "cpu",
-        threads: int | None = None,
-        context: int | None = None,
-    ) -> Self:
+    def from_bundle(cls, bundle: Bundle, options: Options | None = None) -> Self:
         """Load a bundle that has been checked already; see `open`."""
-        threads = default_threads() if threads is None else threads
-        if not 1 <= threads <= 1024:
-            raise InputError(f"threads is {threads}, expected 1 to 1024")
-        if context is not None and not MIN_CONTEXT <= context <= MAX_CONTEXT:
-            raise InputError(f"context is {context}, expected {MIN_CONTEXT} to {MAX_CONTEXT}")
-        vision = open_vision(bundle, device=device, threads=threads)
-        model = open_language_model(bundle, device=device, threads=threads, context=context)
-        return cls(bundle, vision, model)
+        options = options or Options()
+        vision = open_vision(bundle, options)
+        model = open_language_model(bundle, options)
+        return cls(
+            bundle,
+            vision,
+            model,
+            context=options.context,
+            conversations=options.conversations,
+            image_cache=options.image_cache,
+        )
 
     @property
     def engines(self) -> dict[str, EngineInfo]:
@@ -90,14 +100,53 @@ class SkinGPT:
     def embed(self, data: bytes, name: str = "image") -> ImageEmbedding:
         """Encode a JPEG, PNG or WebP file's bytes once, to be asked about many times.
 
+        The embeddings of the last pictures are kept in memory, so that the same bytes are not encoded twice.
+
         Raises ImageError, NumericalError.
         """
-        return self.vision.embed(data, name)
+        key = Key(sha256(data).hexdigest(), self.bundle.id)
+        image = self._images.get(key, name)
+        if image is None:
+            image = self.vision.embed(data, name)
+            self._images.put(key, image)
+        return image
 
     def conversation(self, image: ImageEmbedding) -> Conversation:
         """A new conversation about a picture."""
         template = self.bundle.manifest.template
-        return Conversation(self._model, self._cache, template, self._model.n_ctx, image)
+        return Conversation(self._model, self._cache, template, self._context, image)
+
+    def scheduler(self, *, together: bool = True) -> Scheduler:
+        """For jobs of conversations that are answered at the same time, as many as the model was opened for."""
+        return Scheduler(self._model, at_once=self._cache.conversations, together=together)
+
+    def samples(
+        self, image: ImageEmbedding, question: str, config: GenerationConfig, count: int, *, together: bool = True
+    ) -> list[Answer]:
+        """`count` sampled answers to one question, decoded together; they share the picture and the prompt's KV.
+
+        The same seed and count give the same answers. As many are made at once as there are conversations and KV
+        cells for. `together=False` makes them one after the other.
+
+        Raises InputError for a temperature of 0, at which all would be equal, or a count out of range.
+        """
+        if not 1 <= count <= MAX_SAMPLES:
+            raise InputError(f"samples is {count}, expected 1 to {MAX_SAMPLES}")
+        if config.temperature == 0:
+            raise InputError("samples at temperature 0 would all be the same answer: give a temperature above 0")
+        first = self.conversation(image)
+        self._cache.forget_conversations()
+        first.first_logits(question)  # the prompt, once; the samples fork it
+        room = (self._model.n_ctx - first.prompt_length(question)) // config.max_new_tokens
+        at_once = max(1, min(self._cache.conversations, room))
+        scheduler = Scheduler(self._model, at_once=at_once if together else 1)
+        conversations = [self.conversation(image) for _ in range(count)]
+        tickets = [scheduler.add(one.job(question, config, sample=i)) for i, one in enumerate(conversations)]
+        scheduler.run()
+        for ticket in tickets:
+            if ticket.error:
+                raise ticket.error
+        return [conversation.answers[0] for conversation in conversations]
 
     def stream(self, image: ImageEmbedding, question: str, config: GenerationConfig | None = None) -> Iterator[str]:
         """Answer one question piece by piece; use `conversation` for follow-ups."""
@@ -169,25 +218,34 @@ class SkinGPT:
         self.close()
 
 
-def open_vision(bundle: Bundle, *, device: str, threads: int) -> VisionModel:
+def open_vision(bundle: Bundle, options: Options | None = None) -> VisionModel:
     """Load a bundle's two graphs. Raises BundleError, EngineError."""
+    options = options or Options()
     part = bundle.manifest.vision
+    threads = options.vision_threads or options.threads or default_threads()
     encoder, qformer = (
-        OrtGraph(bundle.file(name), device=device, precision=part.precision, threads=threads)
+        OrtGraph(bundle.file(name), device=options.device_of_vision, precision=part.precision, threads=threads)
         for name in (part.encoder, part.qformer)
     )
     return VisionModel(bundle, encoder, qformer)
 
 
-def open_language_model(bundle: Bundle, *, device: str, threads: int, context: int | None = None) -> LlamaCppModel:
+def open_language_model(bundle: Bundle, options: Options | None = None) -> LlamaCppModel:
     """Load a bundle's language model. Raises EngineError."""
+    options = options or Options()
     part = bundle.manifest.llm
+    context = options.context or part.context
     return LlamaCppModel(
         bundle.file(part.file),
-        context=context or part.context,
-        threads=threads,
+        context=context,
+        cells=options.cells or context * options.conversations,
+        sequences=options.conversations + 1,
+        threads=options.threads or default_threads(),
+        prefill_threads=options.prefill_threads,
+        batch=options.batch,
         precision=part.type,
-        kv_type=part.kv_type,
+        kv_type=options.kv_type or part.kv_type,
         flash_attention=part.flash_attention,
-        device=device,
+        device=options.device,
+        gpu_layers=options.gpu_layers,
     )

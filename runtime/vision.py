@@ -23,6 +23,8 @@ class ImageEmbedding:
     name: str
     seconds: dict[str, float] = field(default_factory=dict)
     """What each stage took: image_decode, preprocess, vision_encoder, qformer."""
+    cached: bool = False
+    """It was encoded before in this process."""
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from skingpt_edge.engines.errors import BundleError, EngineError, InputError
 from skingpt_edge.runtime import bundle as bundle_module
 from skingpt_edge.runtime.bundle import MANIFEST, open_bundle, read_bundle
 from skingpt_edge.runtime.manifest import read_manifest
+from skingpt_edge.runtime.options import Options
 from skingpt_edge.runtime.skingpt import SkinGPT
 from support import FORMAT_1, GOLDEN
 
@@ -232,7 +233,7 @@ def test_a_closed_model_is_an_error_and_closing_twice_is_none():
 
 def test_more_context_than_the_model_was_trained_for_is_refused():
     with pytest.raises(InputError, match="context is 4096, but this model was trained for at most 2048"):
-        SkinGPT.open(FORMAT_1, context=4096)
+        SkinGPT.open(FORMAT_1, options=Options(context=4096))
 
 
 def test_two_copies_of_a_bundle_are_each_hashed_once(copy, tmp_path, monkeypatch):

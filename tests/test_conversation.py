@@ -6,10 +6,11 @@ from skingpt_edge.engines.errors import EngineError, InputError, NumericalError,
 from skingpt_edge.engines.fake import FakeLanguageModel
 from skingpt_edge.export.templates import SKINGPT4
 from skingpt_edge.runtime.conversation import Conversation
-from skingpt_edge.runtime.kv_cache import SYSTEM, WORK, KvCache
+from skingpt_edge.runtime.kv_cache import SYSTEM, KvCache
 from skingpt_edge.runtime.sampling import GenerationConfig, Sampler
 from skingpt_edge.runtime.vision import ImageEmbedding
 
+WORK = 1  # the sequence of the only conversation
 SYSTEM_LENGTH = 1 + len((SKINGPT4.system + "###Human: <Img>").encode())
 
 

@@ -1,0 +1,220 @@
+"""Several answers at once: the same words as alone, fairly, and each ended without the others noticing."""
+
+import itertools
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from skingpt_edge.engines.base import Rows, Run
+from skingpt_edge.engines.errors import EngineError, InputError
+from skingpt_edge.engines.fake import FakeLanguageModel
+from skingpt_edge.engines.scheduler import PIECE, Scheduler
+from skingpt_edge.export.templates import SKINGPT4
+from skingpt_edge.runtime.conversation import Conversation
+from skingpt_edge.runtime.kv_cache import KvCache
+from skingpt_edge.runtime.options import Options
+from skingpt_edge.runtime.sampling import GenerationConfig
+from skingpt_edge.runtime.skingpt import SkinGPT
+from skingpt_edge.runtime.vision import ImageEmbedding
+from support import GOLDEN, ROOT
+
+PICTURES = sorted((ROOT / "runtime/demo/pictures").glob("*.jpg"))[:4]
+SAMPLED = GenerationConfig(max_new_tokens=40, temperature=1.5, top_p=1.0, seed=3)
+
+
+def start(answers, at_once, together=True):
+    model = FakeLanguageModel([[piece.encode() for piece in answer] for answer in answers])
+    cache = KvCache(model, at_once)
+    scheduler = Scheduler(model, at_once=at_once, together=together)
+
+    def converse(number):
+        image = ImageEmbedding(np.full((PIECE + 8, 4), number, np.float32), f"sha-{number}", "x.jpg")
+        return Conversation(model, cache, SKINGPT4, 4096, image)
+
+    return model, scheduler, converse
+
+
+def test_each_job_gets_its_own_words():
+    _, scheduler, converse = start([["a"] * 5, ["b"] * 9, ["c"] * 2], 3)
+    conversations = [converse(i) for i in range(3)]
+    heard = [[] for _ in conversations]
+    for conversation, pieces in zip(conversations, heard, strict=True):
+        scheduler.add(conversation.job("what"), pieces.append)
+    scheduler.run()
+    assert sorted("".join(pieces) for pieces in heard) == ["aaaaa", "bbbbbbbbb", "cc"]
+    assert [conversation.answers[0].text for conversation in conversations] == ["".join(p) for p in heard]
+
+
+def test_tokens_are_evaluated_together_and_prompts_do_not_hold_up_who_is_reading():
+    model, scheduler, converse = start([["a"] * 60, ["b"] * 60], 2)
+    scheduler.add(converse(1).job("first"))
+    while model._said.get(1, 0) < 5:
+        scheduler.step()
+    begun = len(model.calls)
+    scheduler.add(converse(2).job("x" * 300))
+    scheduler.run()
+    calls = model.calls[begun:]
+    reader = [i for i, sequences in enumerate(calls) if 1 in sequences]
+    # Between two tokens of the reader there is at most one call without it: a piece of the other's picture.
+    assert max(b - a for a, b in itertools.pairwise(reader)) <= 2
+    assert any(set(sequences) == {1, 2} for sequences in calls)
+
+
+def test_one_alone_is_served_alone_when_asked_for():
+    model, scheduler, converse = start([["a"] * 5, ["b"] * 5], 2, together=False)
+    for i in (1, 2):
+        scheduler.add(converse(i).job("what"))
+    scheduler.run()
+    assert all(len(sequences) == 1 for sequences in model.calls)
+
+
+def test_more_jobs_than_room_wait_their_turn():
+    model, scheduler, converse = start([["a"], ["b"], ["c"], ["d"]], 2)
+    conversations = [converse(i) for i in range(4)]
+    tickets = [scheduler.add(conversation.job("what")) for conversation in conversations]
+    scheduler.run()
+    assert all(ticket.finished and ticket.error is None for ticket in tickets)
+    assert sorted(conversation.answers[0].text for conversation in conversations) == ["a", "b", "c", "d"]
+    assert set(model.cells) <= {0, 1, 2}
+
+
+def test_cancel_ends_one_and_its_place_is_free_again():
+    _, scheduler, converse = start([["a"] * 50, ["b"] * 9, ["c"]], 2)
+    first, second, third = converse(1), converse(2), converse(3)
+    ticket = scheduler.add(first.job("one"))
+    scheduler.add(second.job("two"))
+    for _ in range(20):
+        scheduler.step()
+    scheduler.cancel(ticket)
+    scheduler.add(third.job("three"))
+    scheduler.run()
+    assert first.answers == []
+    assert second.answers[0].text == "b" * 9
+    assert third.answers[0].text == "c"
+
+
+def test_an_evaluation_that_fails_ends_only_the_job_it_was_for():
+    model, scheduler, converse = start([["a"] * 9, ["b"] * 9], 2)
+    first, second = converse(1), converse(2)
+    tickets = [scheduler.add(first.job("one")), scheduler.add(second.job("two"))]
+    plain_one, plain_many = model.evaluate_tokens, model.evaluate_together
+
+    def one(sequence, position, tokens):
+        if sequence == 2 and model._said.get(2, 0) == 3:
+            raise EngineError("out of luck")
+        plain_one(sequence, position, tokens)
+
+    def many(runs):
+        if any(run.sequence == 2 for run in runs) and model._said.get(2, 0) == 3:
+            raise EngineError("out of luck")
+        return plain_many(runs)
+
+    model.evaluate_tokens, model.evaluate_together = one, many
+    scheduler.run()
+    assert tickets[0].error is None
+    assert first.answers[0].text == "a" * 9
+    assert str(tickets[1].error) == "out of luck"
+    assert second.answers == []
+
+
+@pytest.fixture(scope="module")
+def exact(exact_bundle):
+    with SkinGPT.open(exact_bundle, options=Options(conversations=4, threads=2)) as model:
+        yield model
+
+
+def test_company_changes_no_token_of_the_golden_answers(exact):
+    """In float32, where the original's tokens are recorded."""
+    config = GenerationConfig(max_new_tokens=40, ignore_stop=True)
+    images = [exact.embed(path.read_bytes()) for path in sorted((GOLDEN / "images").glob("0[0-2].*"))]
+    questions = ["What is this?", "Describe the lesion.", "Could it be an infection, and of what kind?"]
+    alone = [exact.ask(image, question, config).token_ids for image in images for question in questions]
+    scheduler = exact.scheduler()
+    conversations = [(exact.conversation(image), question) for image in images for question in questions]
+    tickets = [scheduler.add(conversation.job(question, config)) for conversation, question in conversations]
+    scheduler.run()
+    assert not [ticket.error for ticket in tickets if ticket.error]
+    assert [conversation.answers[0].token_ids for conversation, _ in conversations] == alone
+
+
+@pytest.fixture(scope="module")
+def demo():
+    with SkinGPT.open(options=Options(conversations=4, cells=4096)) as model:
+        yield model
+
+
+def test_the_same_seed_and_count_give_the_same_samples(demo):
+    image = demo.embed(PICTURES[0].read_bytes())
+
+    def draw(count, **changes):
+        return [answer.token_ids for answer in demo.samples(image, "What is this?", replace(SAMPLED, **changes), count)]
+
+    first = draw(6)
+    assert draw(6) == first
+    assert len(set(first)) > 1
+    assert draw(6, seed=4) != first
+
+
+def test_samples_compute_the_prompt_once(demo):
+    image = demo.embed(PICTURES[1].read_bytes())
+    answers = demo.samples(image, "What is this?", SAMPLED, 6)
+    assert [answer.prefill.evaluated for answer in answers] == [1] * 6
+
+
+def test_samples_need_chance(demo):
+    image = demo.embed(PICTURES[0].read_bytes())
+    with pytest.raises(InputError, match="temperature"):
+        demo.samples(image, "What is this?", GenerationConfig(), 3)
+    with pytest.raises(InputError, match="samples is 0"):
+        demo.samples(image, "What is this?", SAMPLED, 0)
+
+
+def test_one_after_the_other_gives_the_bits_of_being_alone(demo):
+    """The reproducible mode, in a precision whose kernels differ with the company."""
+    images = [demo.embed(path.read_bytes()) for path in PICTURES]
+    config = GenerationConfig(max_new_tokens=60, temperature=1.0, seed=1)
+    alone = []
+    for image in images:
+        with SkinGPT.open() as fresh:
+            alone.append(fresh.ask(image, "What is this?", config).token_ids)
+    scheduler = demo.scheduler(together=False)
+    conversations = [demo.conversation(image) for image in images]
+    for conversation in conversations:
+        scheduler.add(conversation.job("What is this?", config))
+    scheduler.run()
+    assert [conversation.answers[0].token_ids for conversation in conversations] == alone
+
+
+def test_the_same_picture_is_encoded_once(demo, monkeypatch):
+    encoded = []
+    plain = demo.vision.embed
+    monkeypatch.setattr(demo.vision, "embed", lambda data, name: encoded.append(name) or plain(data, name))
+    data = PICTURES[3].read_bytes()
+    demo._images.clear()
+    first, again = demo.embed(data, "a.jpg"), demo.embed(data, "b.jpg")
+    assert encoded == ["a.jpg"]
+    assert (first.cached, again.cached, again.name) == (False, True, "b.jpg")
+    assert (first.embeds == again.embeds).all()
+    assert sum(again.seconds.values()) == 0
+
+
+@pytest.mark.parametrize(("kept", "encoded"), [(0, 4), (1, 4), (2, 2)])
+def test_the_image_cache_is_bounded_and_can_be_off(kept, encoded):
+    with SkinGPT.open(options=Options(image_cache=kept)) as model:
+        images = [model.embed(path.read_bytes()) for path in (*PICTURES[:2], *PICTURES[:2])]
+    assert sum(not image.cached for image in images) == encoded
+
+
+@pytest.mark.parametrize("work", [Run(1, 0, (1, 2)), Rows(1, 0, np.zeros((2, 3), np.float32))])
+def test_a_job_ended_by_an_error_says_so_in_its_ticket(work):
+    model = FakeLanguageModel([[b"a"]])
+
+    def job():
+        yield work
+        raise ValueError("mine")
+
+    scheduler = Scheduler(model, at_once=1)
+    ticket = scheduler.add(job())
+    scheduler.run()
+    assert ticket.finished
+    assert ticket.error is not None
