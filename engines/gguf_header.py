@@ -23,6 +23,9 @@ class GgufHeader:
     architecture: str
     n_embd: int
     n_vocab: int
+    n_layer: int
+    kv_width: int
+    """Width of a layer's keys for one token, and of its values: all heads that store them."""
     tensor_types: dict[str, int]
     """ggml type number of each tensor by name."""
     has_chat_template: bool
@@ -125,8 +128,11 @@ def _read(lib: ctypes.CDLL, context: int, name: str, size: int) -> GgufHeader:
         raise BundleError(f"{name}: architecture {architecture!r}, expected 'llama'")
     n_vocab = lib.gguf_get_arr_n(context, checked("tokenizer.ggml.tokens", array))
     # llama.cpp ends the process on some of these instead of refusing them.
-    number("llama.block_count", 1, 1000)
-    number("llama.attention.head_count", 1, 1000)
+    n_layer = number("llama.block_count", 1, 1000)
+    heads = number("llama.attention.head_count", 1, 1000)
+    n_embd = number("llama.embedding_length", 1, 1 << 20)
+    grouped = lib.gguf_find_key(context, b"llama.attention.head_count_kv") >= 0
+    kv_heads = number("llama.attention.head_count_kv", 1, heads) if grouped else heads
     for token in ("bos", "eos"):
         number(f"tokenizer.ggml.{token}_token_id", 0, n_vocab - 1)
     for wanted in ("llama.attention.layer_norm_rms_epsilon", "llama.rope.freq_base"):
@@ -140,8 +146,10 @@ def _read(lib: ctypes.CDLL, context: int, name: str, size: int) -> GgufHeader:
     types = {number: kind for kind, number in file_types().items()}
     return GgufHeader(
         architecture=architecture,
-        n_embd=lib.gguf_get_val_u32(context, checked("llama.embedding_length", uint32)),
+        n_embd=n_embd,
         n_vocab=n_vocab,
+        n_layer=n_layer,
+        kv_width=n_embd // heads * kv_heads,
         file_type=types.get(number("general.file_type", 0, 1000), "unknown"),
         tensor_types={
             lib.gguf_get_tensor_name(context, i).decode(errors="replace"): lib.gguf_get_tensor_type(context, i)

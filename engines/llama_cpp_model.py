@@ -112,6 +112,11 @@ class LlamaCppModel:
                 return buffer.raw[:count]
             size = -count
 
+    def set_threads(self, threads: int, prefill_threads: int) -> None:
+        """Compute single tokens and longer runs with so many threads from now on."""
+        self._check_open()
+        self._lib.llama_set_n_threads(self._context, threads, prefill_threads)
+
     def evaluate_tokens(self, sequence: int, position: int, tokens: Sequence[int]) -> None:
         for start in range(0, len(tokens), self.n_batch):
             chunk = tokens[start : start + self.n_batch]

@@ -28,13 +28,9 @@ class OrtGraph:
                 f"device {device!r} was asked for, but this onnxruntime has only "
                 f"{', '.join(onnxruntime.get_available_providers())}"
             )
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads
-        options.log_severity_level = 3
-        # Its threads would otherwise spin beside llama.cpp's, which come next.
-        options.add_session_config_entry("session.force_spinning_stop", "1")
+        options, providers = session_options(threads), [PROVIDERS[device]]
         try:
-            self._session: Any = onnxruntime.InferenceSession(str(path), options, providers=[PROVIDERS[device]])
+            self._session: Any = onnxruntime.InferenceSession(str(path), options, providers=providers)
         except Exception as error:  # ONNX Runtime's exceptions share no base but Exception
             raise BundleError(f"{path.name}: ONNX Runtime cannot load it: {error}") from error
         self._name = path.name
@@ -53,6 +49,18 @@ class OrtGraph:
 
     def close(self) -> None:
         self._session = None
+
+
+def session_options(threads: int) -> Any:
+    """ONNX Runtime's `SessionOptions` of every graph here."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.log_severity_level = 3
+    # Its threads would otherwise spin beside llama.cpp's, which come next.
+    options.add_session_config_entry("session.force_spinning_stop", "1")
+    return options
 
 
 def _spec(arg: object) -> TensorSpec:

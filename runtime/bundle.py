@@ -146,10 +146,14 @@ def check_graph(name: str, specs: tuple[TensorSpec, ...], expected: dict[str, tu
         raise BundleError(f"{name}: its tensors are {found}, but {MANIFEST} needs {expected}")
 
 
+def cache_folder() -> Path:
+    """Where notes about bundles are kept. Raises RuntimeError if there is no home directory."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "skingpt-edge"
+
+
 def _verified_file(bundle: Bundle) -> Path:
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     place = hashlib.sha256(os.fsencode(bundle.path.resolve())).hexdigest()  # a bundle may be here twice
-    return cache / "skingpt-edge" / "verified" / f"{bundle.id[:32]}-{place[:32]}.json"
+    return cache_folder() / "verified" / f"{bundle.id[:32]}-{place[:32]}.json"
 
 
 def _fingerprint(bundle: Bundle) -> dict[str, list[int | str]]:

@@ -6,6 +6,7 @@ Exit codes: 0 done, 2 usage, 3 a picture or question cannot be used, 4 the bundl
 import argparse
 import io
 import os
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -111,6 +112,14 @@ def read_questions(path: Path) -> tuple[Question, ...]:
     return tuple(Question(f"Question {i}", question) for i, question in enumerate(questions, 1))
 
 
+def memory_size(text: str) -> int:
+    """Bytes from a text such as `8GB`, `6.5 GB` or `900MB`."""
+    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([MG])B?\s*", text, re.IGNORECASE)
+    if not found:
+        raise argparse.ArgumentTypeError(f"{text!r} is no size such as 8GB or 900MB")
+    return int(float(found[1]) * {"M": 1e6, "G": 1e9}[found[2].upper()])
+
+
 def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="skingpt", description="Ask about pictures of skin, on this machine and nowhere else."
@@ -148,6 +157,12 @@ def make_parser() -> argparse.ArgumentParser:
     trace.add_argument("-o", dest="output", type=Path, required=True, metavar="DIR")
     trace.set_defaults(run=commands.trace)
 
+    tune = sub.add_parser("tune", help="measure what is fastest on this machine, and remember it")
+    tune.add_argument("bundle", nargs="?", type=Path, metavar="BUNDLE", help="(the demonstration bundle)")
+    tune.add_argument("--max-memory", type=memory_size, metavar="SIZE", help="at most so much memory, such as 8GB")
+    tune.add_argument("--json", action="store_true")
+    tune.set_defaults(run=commands.tune)
+
     for name, run, text in (
         ("info", commands.info, "what a bundle is and what would run it"),
         ("verify", commands.verify, "check every byte of a bundle and that its parts fit"),
@@ -166,6 +181,7 @@ def _model_options() -> argparse.ArgumentParser:
     options.add_argument("--device", choices=DEVICES, default="cpu", help="of the whole model (%(default)s)")
     options.add_argument("--vision-device", choices=DEVICES, help="of vision alone, if another")
     options.add_argument("--gpu-layers", type=int, metavar="N", help="layers of the language model on the GPU (all)")
+    options.add_argument("--no-tuning", action="store_true", help="ignore what `skingpt tune` has measured")
     options.add_argument("--no-image-cache", action="store_true", help="encode every picture, also one seen before")
     options.add_argument("--threads", type=int, metavar="N", help="(the physical cores)")
     options.add_argument("--context", type=int, metavar="N", help="tokens of context (the bundle's)")

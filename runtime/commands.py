@@ -5,14 +5,16 @@ import sys
 import time
 from argparse import Namespace
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import asdict, replace
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from ..engines.errors import InputError, SkinGPTError
-from .bundle import Bundle, check_hashes, check_language_model, default_bundle, read_bundle
+from . import tuning
+from .bundle import Bundle, check_hashes, check_language_model, default_bundle, open_bundle, read_bundle
 from .consistency import compare, read_conditions
 from .conversation import Conversation
+from .fit import measure_fit
 from .image import read_image_file, thumbnail
 from .options import MAX_CONVERSATIONS, Options
 from .page import Entry, write_page
@@ -167,9 +169,9 @@ def trace(options: Namespace) -> int:
 
 
 def info(options: Namespace) -> int:
-    """What a bundle is, without loading it."""
+    """What a bundle is and whether this machine can run it, without loading it."""
     bundle = read_bundle(options.bundle or default_bundle())
-    manifest = bundle.manifest
+    manifest, fit = bundle.manifest, measure_fit(bundle)
     size = sum(entry.size for entry in manifest.files.values())
     facts: dict[str, Any] = {
         "name": manifest.name,
@@ -184,12 +186,19 @@ def info(options: Namespace) -> int:
         "parity": _parity(bundle),
         "engines": {name: _version(name) for name in ("onnxruntime", "llama-cpp-python")},
         "threads": default_threads(),
+        "memory_needed_bytes": fit.needed,
+        "memory_available_bytes": fit.available,
+        "fits": fit.fits,
+        "answer_seconds": round(fit.answer_seconds, 2),
+        "here": fit.sentence(),
         "notice": manifest.notice,
     }
     if options.json:
         print(json.dumps(facts))
         return 0
     facts["size_bytes"] = f"{size:,}"
+    for number in ("memory_needed_bytes", "memory_available_bytes", "fits", "answer_seconds"):
+        del facts[number]  # the sentence has them
     facts["engines"] = ", ".join(f"{name} {found}" for name, found in facts["engines"].items())
     for name, fact in facts.items():
         print(f"{name.replace('_', ' '):<16}{one_line(str(fact))}")
@@ -214,6 +223,22 @@ def _version(package: str) -> str:
         return "not installed"
 
 
+def tune(options: Namespace) -> int:
+    """Measure what is fastest on this machine and remember it."""
+    bundle = open_bundle(options.bundle or default_bundle(), progress=_hashing)
+    found = tuning.tune(bundle, max_memory=options.max_memory, say=_progress)
+    target = tuning.remember(bundle, found)
+    if options.json:
+        print(json.dumps({"bundle": bundle.id, **asdict(found), "file": str(target)}))
+    else:
+        print(
+            f"fastest here: {found.vision_threads} threads for vision, {found.prefill_threads} for prompts, "
+            f"{found.threads} for answers; KV cache {found.kv_type}\n"
+            f"remembered in {target}; --no-tuning ignores it"
+        )
+    return 0
+
+
 def verify(options: Namespace) -> int:
     """Check every byte of a bundle, and that its parts fit together by their own headers."""
     bundle = read_bundle(options.bundle or default_bundle())
@@ -236,21 +261,23 @@ def _open(options: Namespace) -> SkinGPT:
         manifest = read_bundle(options.bundle or default_bundle()).manifest
         answer = options.max_new_tokens or manifest.generation.max_new_tokens
         cells = (options.context or manifest.llm.context) + (samples - 1) * answer
-    return SkinGPT.open(
-        options.bundle,
-        verify=options.verify,
-        progress=_hashing,
-        options=Options(
-            device=options.device,
-            vision_device=options.vision_device,
-            gpu_layers=options.gpu_layers,
-            threads=options.threads,
-            context=options.context,
-            conversations=min(samples, MAX_CONVERSATIONS),
-            cells=cells,
-            image_cache=0 if options.no_image_cache else Options.image_cache,
-        ),
+    chosen = Options(
+        device=options.device,
+        vision_device=options.vision_device,
+        gpu_layers=options.gpu_layers,
+        threads=options.threads,
+        context=options.context,
+        conversations=min(samples, MAX_CONVERSATIONS),
+        cells=cells,
+        image_cache=0 if options.no_image_cache else Options.image_cache,
     )
+    begun = time.perf_counter()
+    bundle = open_bundle(options.bundle or default_bundle(), verify=options.verify, progress=_hashing)
+    if not options.no_tuning and chosen.device == "cpu" and (found := tuning.recall(bundle)):
+        chosen = found.apply(chosen)
+    model = SkinGPT.from_bundle(bundle, chosen)
+    model.load_seconds = time.perf_counter() - begun
+    return model
 
 
 def _hashing(name: str, done: int, total: int) -> None:

@@ -75,15 +75,20 @@ class VisionModel:
         marks.append(time.perf_counter())
         pixels = preprocess(image, self._spec)
         marks.append(time.perf_counter())
-        features = self._encoder.run({"pixels": pixels})["image_features"]
-        marks.append(time.perf_counter())
-        outputs = self._qformer.run({"image_features": features})
-        marks.append(time.perf_counter())
-        stages = VisionStages(pixels, features, outputs["query_output"], outputs["image_embeds"])
+        stages = self.embed_pixels(pixels, marks)
         if not np.isfinite(stages.image_embeds).all():
             raise NumericalError(f"{name}: the image embeddings hold NaN or infinity: the bundle is damaged")
         names = ("image_decode", "preprocess", "vision_encoder", "qformer")
         return stages, {n: b - a for n, a, b in zip(names, marks, marks[1:], strict=False)}
+
+    def embed_pixels(self, pixels: Floats, marks: list[float] | None = None) -> VisionStages:
+        """Encode pixels (b, 3, size, size); the time after each of the two graphs is added to `marks`."""
+        marks = [] if marks is None else marks
+        features = self._encoder.run({"pixels": pixels})["image_features"]
+        marks.append(time.perf_counter())
+        outputs = self._qformer.run({"image_features": features})
+        marks.append(time.perf_counter())
+        return VisionStages(pixels, features, outputs["query_output"], outputs["image_embeds"])
 
     def embed(self, data: bytes, name: str) -> ImageEmbedding:
         """Encode a picture. Raises as `stages` does."""

@@ -1,0 +1,205 @@
+"""Which threads and which KV type are fastest on this machine, measured once and remembered per machine and bundle.
+
+Threads change only how fast a result is there. The type of the KV cache changes the result a little: a smaller one is
+taken only where memory is short and only if the model then chooses the tokens it would choose otherwise, as often as
+the exporter asks of a bundle.
+"""
+
+import hashlib
+import json
+import os
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, replace
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import numpy as np
+
+from ..engines.errors import InputError
+from ..engines.gguf_header import read_gguf_header
+from ..engines.llama_cpp_model import LlamaCppModel
+from .bundle import Bundle, cache_folder
+from .fit import available_memory, needed_memory
+from .options import Options
+from .skingpt import open_language_model, open_vision
+from .threads import default_threads
+
+SCHEMA = "skingpt-tuning/1"
+PROMPT, ANSWER, TRIALS = 32, 8, 3
+LEAST_AGREEMENT = 0.95
+COMPARED = 64  # tokens
+SMALLER_KV = "q8_0"
+
+
+@dataclass(frozen=True)
+class Tuning:
+    """What was fastest here, and the seconds that say so."""
+
+    threads: int
+    vision_threads: int
+    prefill_threads: int
+    kv_type: str
+    seconds: dict[str, dict[str, float]]
+    """By stage and number of threads: vision, prefill (an item), decode (a token); the fastest of the trials."""
+
+    def apply(self, options: Options) -> Options:
+        """The options with what they leave open filled in."""
+        return replace(
+            options,
+            threads=options.threads or self.threads,
+            vision_threads=options.vision_threads or options.threads or self.vision_threads,
+            prefill_threads=options.prefill_threads or options.threads or self.prefill_threads,
+            kv_type=options.kv_type or self.kv_type,
+        )
+
+
+def tune(bundle: Bundle, *, max_memory: int | None = None, say: Callable[[str], None] = lambda _: None) -> Tuning:
+    """Measure this machine with a bundle. `max_memory` in bytes, what is free unless given; `say` hears of progress.
+
+    Raises InputError if the bundle does not fit within the memory, EngineError.
+    """
+    kv_type = _kv_type(bundle, max_memory, say)
+    counts = sorted({1, *_halves(default_threads()), *_halves(os.cpu_count() or 1)})
+    seconds: dict[str, dict[str, float]] = {"vision": {}, "prefill": {}, "decode": {}}
+    for count in counts:
+        seconds["vision"][str(count)] = _vision_seconds(bundle, count)
+        say(f"vision with {count} threads: {seconds['vision'][str(count)]:.3f} s a picture")
+    model = open_language_model(bundle, Options(kv_type=kv_type))
+    try:
+        for count in counts:
+            prefill, decode = _language_seconds(model, count)
+            seconds["prefill"][str(count)], seconds["decode"][str(count)] = prefill, decode
+            say(f"language model with {count} threads: {prefill:.4f} s a prompt's item, {decode:.4f} s a token")
+    finally:
+        model.close()
+    fastest = {stage: int(min(found, key=lambda count: found[count])) for stage, found in seconds.items()}
+    return Tuning(fastest["decode"], fastest["vision"], fastest["prefill"], kv_type, seconds)
+
+
+def _halves(count: int) -> Iterator[int]:
+    while count:
+        yield count
+        count //= 2
+
+
+def _kv_type(bundle: Bundle, max_memory: int | None, say: Callable[[str], None]) -> str:
+    """The bundle's own type of KV cache, or a smaller one if only that fits and computes the same."""
+    header, own = read_gguf_header(bundle.file(bundle.manifest.llm.file)), bundle.manifest.llm.kv_type
+    room = max_memory if max_memory is not None else available_memory()
+    needed = needed_memory(bundle, header, own)
+    if room is None or needed <= room:
+        return own
+    smaller = needed_memory(bundle, header, SMALLER_KV)
+    if smaller > room or not bundle.manifest.llm.flash_attention or own == SMALLER_KV:
+        raise InputError(
+            f"the bundle needs {min(needed, smaller) / 1e9:.1f} GB of memory, {room / 1e9:.1f} GB are allowed or free: "
+            "give it more with --max-memory, or export a smaller language model"
+        )
+    agreement = _agreement(bundle, own)
+    say(f"KV cache as {SMALLER_KV}: {agreement:.1%} of tokens as with {own}")
+    if agreement < LEAST_AGREEMENT:
+        raise InputError(
+            f"only a KV cache of type {SMALLER_KV} fits into {room / 1e9:.1f} GB, and with it only {agreement:.1%} of "
+            f"tokens are as with {own}, limit {LEAST_AGREEMENT:.0%}"
+        )
+    return SMALLER_KV
+
+
+def _agreement(bundle: Bundle, own: str) -> float:
+    """The part of tokens that both types choose after the same text, which the bundle's own type has written."""
+    tokens: list[int] = []
+    chosen: list[list[int]] = []
+    for kv_type in (own, SMALLER_KV):
+        model = open_language_model(bundle, Options(kv_type=kv_type, context=512))
+        try:
+            prompt = model.tokenize(bundle.manifest.questions[0].question, bos=True)
+            model.evaluate_tokens(1, 0, prompt)
+            found: list[int] = []
+            for i in range(COMPARED):
+                found.append(int(model.logits().argmax()))
+                if kv_type == own:
+                    tokens.append(found[-1])
+                model.evaluate_tokens(1, len(prompt) + i, [tokens[i]])
+            chosen.append(found)
+        finally:
+            model.close()
+    return float(np.mean(np.equal(*chosen)))
+
+
+def _vision_seconds(bundle: Bundle, threads: int) -> float:
+    vision = open_vision(bundle, Options(vision_threads=threads))
+    size = bundle.manifest.image.size
+    try:
+        return min(_timed(lambda: vision.embed_pixels(np.zeros((1, 3, size, size), np.float32))) for _ in range(TRIALS))
+    finally:
+        vision.close()
+
+
+def _language_seconds(model: LlamaCppModel, threads: int) -> tuple[float, float]:
+    """Seconds of an item of a prompt and of a token."""
+    model.set_threads(threads, threads)
+    prompt = [model.eos] * PROMPT
+    prefill, decode = [], []
+    for _ in range(TRIALS):
+        model.rewind(1, 0)
+        prefill.append(_timed(lambda: model.evaluate_tokens(1, 0, prompt)) / PROMPT)
+        for i in range(ANSWER):
+            decode.append(_timed(lambda at=PROMPT + i: model.evaluate_tokens(1, at, [model.eos])))  # type: ignore[misc]
+    return min(prefill), min(decode)
+
+
+def _timed(run: Callable[[], object]) -> float:
+    begun = time.perf_counter()
+    run()
+    return time.perf_counter() - begun
+
+
+def remember(bundle: Bundle, tuning: Tuning) -> Path:
+    """Keep the result for this machine and bundle. Raises InputError if it cannot be written."""
+    target = _file(bundle)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        temporary = target.with_suffix(f".{os.getpid()}")
+        temporary.write_text(json.dumps({"schema": SCHEMA, **asdict(tuning)}, indent=1) + "\n")
+        temporary.replace(target)
+    except OSError as error:
+        raise InputError(f"{target}: the tuning cannot be kept: {error.strerror}") from None
+    return target
+
+
+def recall(bundle: Bundle) -> Tuning | None:
+    """What was measured before for this machine and bundle; None if nothing, or if it cannot be used."""
+    try:
+        found = json.loads(_file(bundle).read_text())
+        if found.pop("schema") != SCHEMA:
+            return None
+        tuning = Tuning(**found)
+        tuning.apply(Options())
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, InputError, RuntimeError):
+        return None
+    return tuning
+
+
+def _file(bundle: Bundle) -> Path:
+    machine = json.dumps([_processor(), os.cpu_count(), default_threads(), _versions()])
+    key = hashlib.sha256(machine.encode()).hexdigest()
+    return cache_folder() / "tuning" / f"{bundle.id[:32]}-{key[:32]}.json"
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return ""
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")
+
+
+def _versions() -> list[str]:
+    found = []
+    for package in ("onnxruntime", "onnxruntime-gpu", "llama-cpp-python"):
+        try:
+            found.append(f"{package} {version(package)}")
+        except PackageNotFoundError:
+            continue
+    return found
