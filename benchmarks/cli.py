@@ -5,14 +5,16 @@ Exit codes: 0 done, 2 usage, 3 results that cannot be used, 4 the bundle, 6 an e
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from ..engines.errors import SkinGPTError
+from ..engines.llama_cpp_model import DEVICES
 from .sizes import SUITES
 
-INTERRUPTED = 130
+INTERRUPTED, PIPE_CLOSED = 130, 141
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -25,6 +27,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except SkinGPTError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
+    except BrokenPipeError:  # the reader of our output has gone, for instance `| head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return PIPE_CLOSED
     except OSError as error:
         print(f"error: {error.filename or ''}: {error.strerror or error}", file=sys.stderr)
         return SkinGPTError.exit_code
@@ -42,6 +47,8 @@ def make_parser() -> argparse.ArgumentParser:
     run.add_argument("--suite", choices=SUITES, default="full", help="how much is measured (%(default)s)")
     run.add_argument("--baseline", choices=["torch"], help="measure the same model in plain PyTorch, too")
     run.add_argument("--threads", type=int, metavar="N", help="(the physical cores)")
+    run.add_argument("--device", choices=DEVICES, default="cpu", help="of the whole model (%(default)s)")
+    run.add_argument("--vision-device", choices=DEVICES, help="of vision alone, if another")
     run.add_argument("-o", dest="output", type=Path, default=Path("results.json"), metavar="FILE", help="(%(default)s)")
     run.set_defaults(run=_run)
 
@@ -71,7 +78,14 @@ def _problem(options: argparse.Namespace) -> str | None:
 def _run(options: argparse.Namespace) -> None:
     from .suite import run_suite
 
-    results = run_suite(options.bundle, suite=options.suite, baseline=options.baseline, threads=options.threads)
+    results = run_suite(
+        options.bundle,
+        suite=options.suite,
+        baseline=options.baseline,
+        threads=options.threads,
+        device=options.device,
+        vision_device=options.vision_device,
+    )
     options.output.write_text(json.dumps(results, indent=1, ensure_ascii=False) + "\n")
 
 

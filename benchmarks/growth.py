@@ -28,12 +28,16 @@ WARM_UP_STEPS = 2
 class Growth:
     """A bundle opened for several conversations, and what grows in it."""
 
-    def __init__(self, bundle: str, threads: int, conversations: int) -> None:
+    def __init__(
+        self, bundle: str, threads: int, conversations: int, device: str = "cpu", vision_device: str | None = None
+    ) -> None:
         self._bundle = open_bundle(Path(bundle))
         self._threads = threads
         # No more cells than one conversation has: what is asked here shares its prompt.
         cells = self._bundle.manifest.llm.context
-        options = Options(threads=threads, conversations=conversations, cells=cells, image_cache=0)
+        options = Options(
+            device, vision_device, threads=threads, conversations=conversations, cells=cells, image_cache=0
+        )
         self._vision = open_vision(self._bundle, options)
         self._model = open_language_model(self._bundle, options)
         self._conversations = conversations
@@ -135,10 +139,14 @@ class Growth:
 class Conversations:
     """A language model opened for so many conversations, each with a context of its own, and its memory."""
 
-    def __init__(self, bundle: str, threads: int, conversations: int) -> None:
+    def __init__(
+        self, bundle: str, threads: int, conversations: int, device: str = "cpu", vision_device: str | None = None
+    ) -> None:
         with PeakSampler() as memory:
             opened = open_bundle(Path(bundle))
-            model = open_language_model(opened, Options(threads=threads, conversations=conversations))
+            model = open_language_model(
+                opened, Options(device, vision_device, threads=threads, conversations=conversations)
+            )
             length = put_prompt(opened, model)
             for sequence in range(1, conversations):
                 model.fork(0, sequence, length)

@@ -27,8 +27,11 @@ SPARE = 1_500_000_000  # bytes for libraries, activations, the KV cache and ever
 LONGEST_REPORT = 480.0  # seconds; a baseline's report that would take longer is computed from its parts
 READY = (
     "import sys; from skingpt_edge.runtime.options import Options; from skingpt_edge.runtime.skingpt import SkinGPT\n"
-    "with SkinGPT.open(sys.argv[1], options=Options(threads=int(sys.argv[2]))): print('ready', flush=True)"
+    "options = Options(*sys.argv[3:], threads=int(sys.argv[2]))\n"
+    "with SkinGPT.open(sys.argv[1], options=options): print('ready', flush=True)"
 )
+
+ON_DEVICES = ("skingpt", "vision", "growth", "conversations")  # our engines; the rest is measured on the CPU
 
 Key = tuple[str, str, str]
 """Engine, stage, `cold` or `warm`."""
@@ -62,8 +65,11 @@ class Measured:
 class Measurement:
     """One run of a suite on one bundle."""
 
-    def __init__(self, bundle: Bundle, sizes: Sizes, threads: int, dtypes: tuple[str, ...]) -> None:
-        """`dtypes` of the baseline in torch; none for no baseline."""
+    def __init__(
+        self, bundle: Bundle, sizes: Sizes, threads: int, dtypes: tuple[str, ...], devices: tuple[str, str]
+    ) -> None:
+        """`dtypes` of the baseline in torch, none for no baseline; `devices` of the language model and of vision."""
+        self._devices = devices
         self.found = Measured()
         self._bundle, self._path = bundle, str(bundle.path)
         self._sizes, self._threads, self._dtypes = sizes, threads, dtypes
@@ -94,6 +100,8 @@ class Measurement:
         return self.found
 
     def _worker(self, role: str, **options: Any) -> Worker:
+        if role in ON_DEVICES:
+            options = {"device": self._devices[0], "vision_device": self._devices[1], **options}
         return Worker(role, threads=self._threads, bundle=self._path, **options)
 
     def _ceilings(self) -> None:
@@ -185,7 +193,7 @@ class Measurement:
         """From a new process to a ready model; one before brings the files into the page cache."""
         for trial in range(1 + self._sizes.starts):
             begun = time.perf_counter()
-            command = [sys.executable, "-c", READY, self._path, str(self._threads)]
+            command = [sys.executable, "-c", READY, self._path, str(self._threads), *self._devices]
             with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
                 assert process.stdout
                 ready = process.stdout.readline()

@@ -27,8 +27,8 @@ def exactly(tokens: int, temperature: float = 0.0) -> GenerationConfig:
 class VisionStages:
     """Picture to embeddings."""
 
-    def __init__(self, bundle: str, threads: int) -> None:
-        self._vision = open_vision(open_bundle(Path(bundle)), Options(threads=threads))
+    def __init__(self, bundle: str, threads: int, device: str = "cpu", vision_device: str | None = None) -> None:
+        self._vision = open_vision(open_bundle(Path(bundle)), Options(device, vision_device, threads=threads))
         self._numbers = count()
         self.opened = {name: info.to_json() for name, info in self._vision.info.items()}
 
@@ -40,16 +40,18 @@ class VisionStages:
 class SkinGPTStages:
     """A whole bundle, opened once. The first report is the cold one, and memory is watched until it is done."""
 
-    def __init__(self, bundle: str, threads: int, answer_tokens: int) -> None:
+    def __init__(
+        self, bundle: str, threads: int, answer_tokens: int, device: str = "cpu", vision_device: str | None = None
+    ) -> None:
         self._numbers = count()
         first = photo(next(self._numbers))  # made before anything is measured: it takes memory, too
         self._memory = PeakSampler()
         self.memory: list[dict[str, Any]] = []
         with self._memory:
-            self._open(open_bundle(Path(bundle)), threads, answer_tokens, first)
+            options = Options(device, vision_device, threads=threads, image_cache=0)
+            self._open(open_bundle(Path(bundle)), options, answer_tokens, first)
 
-    def _open(self, bundle: Bundle, threads: int, answer_tokens: int, first: bytes) -> None:
-        options = Options(threads=threads, image_cache=0)
+    def _open(self, bundle: Bundle, options: Options, answer_tokens: int, first: bytes) -> None:
         self._remember("process_start")
         self._bundle, self._vision = bundle, open_vision(bundle, options)
         self._remember("vision_opened")

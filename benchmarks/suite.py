@@ -29,7 +29,15 @@ CURVES = {
 """The axes of the growth curves: labels of x and y, unit of y."""
 
 
-def run_suite(path: Path, *, suite: str = "full", baseline: str | None = None, threads: int | None = None) -> Json:
+def run_suite(
+    path: Path,
+    *,
+    suite: str = "full",
+    baseline: str | None = None,
+    threads: int | None = None,
+    device: str = "cpu",
+    vision_device: str | None = None,
+) -> Json:
     """Measure a bundle with one of SUITES, and with one of BASELINES beside it.
 
     Raises BundleError, EngineError, EngineUnavailable if a package that measuring needs is not installed.
@@ -41,7 +49,7 @@ def run_suite(path: Path, *, suite: str = "full", baseline: str | None = None, t
     vision, llama = vision_sizes(bundle), llama_sizes(bundle)
     created = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
     busy = machine.busy()
-    found = Measurement(bundle, sizes, threads, dtypes).run()
+    found = Measurement(bundle, sizes, threads, dtypes, (device, vision_device or device)).run()
     busy = max(busy, machine.busy())
     skipped = list(found.skipped)
     if busy > BUSY:

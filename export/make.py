@@ -20,6 +20,7 @@ from .progress import bar, step
 from .quantise import PRECISIONS
 from .synth import SHAPES, RandomTensors, random_llm
 from .templates import SKINGPT4
+from .vision_model import VisionConfig, VisionModel
 from .vision_weights import expected_shapes, load_vision_model, read_vision, save_float32
 
 SYNTHETIC_NOTICE = "Synthetic bundle: random weights for measuring speed. Its words mean nothing."
@@ -89,7 +90,7 @@ def export_bundle(checkpoints: Checkpoints, target: Path, choices: Choices, pict
         save_float32(expected_shapes(config), tensors.__getitem__, work / "vision.safetensors")
         del tensors
         vision = load_vision_model(config, work / "vision.safetensors")
-        export_graphs(vision, config, choices.vision, folder)
+        precision = _export_vision(vision, config, choices, folder, shots)
         _write_llm(llama, choices, work, folder / "llm.gguf")
         sources = _sources(checkpoints, llm_files)
         manifest = make_manifest(
@@ -98,7 +99,7 @@ def export_bundle(checkpoints: Checkpoints, target: Path, choices: Choices, pict
             notice=choices.notice,
             sources=sources,
             vision=config,
-            precision=choices.vision,
+            precision=precision,
             llama=llama.config,
             llm_type=choices.llm_type,
             template=choices.template,
@@ -117,6 +118,22 @@ def export_bundle(checkpoints: Checkpoints, target: Path, choices: Choices, pict
         read_bundle(folder)
     llm_files.close()
     return manifest
+
+
+def _export_vision(
+    vision: VisionModel, config: VisionConfig, choices: Choices, folder: Path, shots: Sequence[parity.Picture]
+) -> str:
+    """Write the graphs; return their precision: the finer tier of int8 where the faster one is too coarse."""
+    export_graphs(vision, config, choices.vision, folder)
+    if choices.vision != "int8" or choices.accept_parity:
+        return choices.vision
+    step("comparing int8 per channel with torch")
+    found, limit = parity.vision_cosine(folder, vision, shots), parity.COSINE["int8"]
+    if found >= limit:
+        return "int8"
+    step(f"int8 per channel: cosine {found:.6f}, limit {limit}: taking 8-bit blocks, which are finer and slower")
+    export_graphs(vision, config, "int8-block", folder)
+    return "int8-block"
 
 
 def _write_llm(llama: LlamaSource, choices: Choices, work: Path, target: Path) -> None:

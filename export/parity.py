@@ -17,6 +17,7 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from ..engines.base import Array, Floats
+from ..engines.onnx_runtime import OrtGraph
 from ..runtime.bundle import Bundle, read_bundle
 from ..runtime.conversation import Answer, Conversation
 from ..runtime.kv_cache import KvCache
@@ -24,6 +25,7 @@ from ..runtime.manifest import STAGES, Manifest, Parity, StageParity, TokenParit
 from ..runtime.options import Options
 from ..runtime.sampling import GenerationConfig
 from ..runtime.skingpt import open_language_model, open_vision
+from ..runtime.threads import default_threads
 from ..runtime.vision import ImageEmbedding, VisionStages
 from .llama_reference import reference_logits, reference_tokens, token_embeddings
 from .llama_weights import LlamaSource
@@ -76,6 +78,22 @@ def measure(folder: Path, vision: VisionModel, llama: LlamaSource, pictures: Seq
         failures=_tokenizer_failures(llama, alone[0]),
     )
     return check(bundle.manifest, parity)
+
+
+def vision_cosine(folder: Path, vision: VisionModel, pictures: Sequence[Picture]) -> float:
+    """Cosine of image_embeds between the graphs in `folder` and torch, the worst of the pictures."""
+    names = ("vision_encoder.onnx", "qformer.onnx")
+    encoder, qformer = (
+        OrtGraph(folder / name, device="cpu", precision="", threads=default_threads()) for name in names
+    )
+    found = []
+    for picture in pictures:
+        expected = vision_reference(vision, picture)
+        features = encoder.run({"pixels": expected["pixels"]})
+        found.append(cosine(qformer.run(features)["image_embeds"], expected["image_embeds"]))
+    encoder.close()
+    qformer.close()
+    return min(found)
 
 
 def _vision_stages(

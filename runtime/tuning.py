@@ -124,7 +124,7 @@ def _agreement(bundle: Bundle, own: str) -> float:
             chosen.append(found)
         finally:
             model.close()
-    return float(np.mean(np.equal(*chosen)))
+    return float(np.mean(np.array(chosen[0]) == np.array(chosen[1])))
 
 
 def _vision_seconds(bundle: Bundle, threads: int) -> float:

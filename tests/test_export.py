@@ -9,17 +9,19 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 import torch
 from safetensors.torch import save_file
 from skingpt_edge.engines.errors import ExportError
 from skingpt_edge.engines.gguf_header import read_gguf_header
 from skingpt_edge.engines.onnx_runtime import OrtGraph
-from skingpt_edge.export import graphs, synth
+from skingpt_edge.export import graphs, parity, synth
 from skingpt_edge.export.checkpoints import LlamaFolder
 from skingpt_edge.export.gguf_file import F16, file_types, plain_types, quantise, write_gguf
 from skingpt_edge.export.llama_reference import reference_logits, token_embeddings
 from skingpt_edge.export.llama_weights import LlamaCheckpoint
+from skingpt_edge.export.make import Checkpoints, Choices, export_bundle
 from skingpt_edge.export.quantise import to_float16
 from skingpt_edge.export.vision_weights import (
     expected_shapes,
@@ -230,6 +232,17 @@ def test_a_bundle_past_its_limit_is_refused_unless_accepted(tmp_path):
     (failure,) = read_bundle(target).manifest.parity.failures
     assert failure.startswith("language model: ")
     assert "ACCEPTED BY HAND" in run("skingpt", "info", target).stdout
+
+
+@pytest.mark.parametrize(("limit", "taken"), [(0.9, "int8"), (0.99999999, "int8-block")])
+def test_int8_takes_the_finer_tier_where_the_faster_one_is_too_coarse(limit, taken, tmp_path, monkeypatch):
+    monkeypatch.setitem(parity.COSINE, "int8", limit)
+    sources = Checkpoints(VIT, QFORMER, ADAPTER, CHECKPOINT / "llm")
+    pictures = sorted((GOLDEN / "images").glob("0*"))[:3]
+    manifest = export_bundle(sources, tmp_path / "bundle", Choices("int8", "f32", "golden"), pictures)
+    assert manifest.vision.precision == taken
+    graph = onnx.load(tmp_path / "bundle" / "vision_encoder.onnx", load_external_data=False).graph
+    assert ("MatMulNBits" in {node.op_type for node in graph.node}) == (taken == "int8-block")
 
 
 def test_the_manifest_says_what_the_bundle_was_made_from(exact_bundle):
