@@ -49,3 +49,11 @@ def test_the_make_targets_exist():
     makefile = (ROOT / "Makefile").read_text()
     for target in re.findall(r"^    make (\w+)", README, re.M):
         assert re.search(rf"^{target}:", makefile, re.M), target
+
+
+def test_the_performance_table_is_what_was_measured():
+    results = sorted((ROOT / "benchmarks/results/xeon-2-cores").glob("*.json"))
+    assert results
+    command = [sys.executable, "-m", "skingpt_edge.benchmarks.readme", ROOT / "README.md", *results, "--check"]
+    found = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert found.returncode == 0, found.stderr
