@@ -205,7 +205,8 @@ class SkinGPT:
         )
 
     def close(self) -> None:
-        """Free the engines' memory."""
+        """Free the engines' memory, and forget the pictures."""
+        self._images.clear()
         self.vision.close()
         self._model.close()
 
