@@ -6,6 +6,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from ..runtime.fit import available_memory
 from . import gpu
 
 INTERVAL = 0.05  # seconds between samples
@@ -24,7 +25,7 @@ def rss_anon() -> int:
 
 def available() -> int:
     """Memory that can be taken without swapping, in bytes."""
-    return _field(Path("/proc/meminfo").read_text(), "MemAvailable")
+    return available_memory() or 0
 
 
 def total() -> int:

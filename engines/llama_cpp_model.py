@@ -17,7 +17,7 @@ from .gguf_header import import_llama_cpp, last_log
 
 DEVICES = ("cpu", "cuda")
 KV_TYPES = {"f32": "GGML_TYPE_F32", "f16": "GGML_TYPE_F16", "q8_0": "GGML_TYPE_Q8_0"}
-BATCH = 128  # tokens or embeddings evaluated by one call, at most: more is no faster and takes more memory
+BATCH = 128  # tokens or embeddings evaluated by one call, at most; a first prompt is about as long
 ALL_LAYERS = 999
 
 
@@ -207,9 +207,10 @@ def _model_params(lib: Any, gpu_layers: int) -> Any:
 def has_amx(lib: Any) -> bool:
     """Whether this llama.cpp was built to use the AMX tiles of recent Xeons, which must be kept from it.
 
-    It configures the tiles once per thread; ONNX Runtime configures them otherwise in the same thread, and llama.cpp
-    then computes nonsense. Built by GCC 12 it crashes (llama.cpp pull request 26954). The kernels for repacked
-    weights are switched off by the same parameter, so a build without AMX is faster: see README.
+    With them its results were wrong after other libraries had run in the process: most likely because it configures the
+    tiles once per thread, and ONNX Runtime then configures them otherwise in the same thread. Built by GCC 12 it crashes
+    (llama.cpp pull request 26954). The kernels for repacked weights are switched off by the same parameter, so a build
+    without AMX is faster: see README.
     """
     return b"AMX_INT8 = 1" in lib.llama_print_system_info()
 

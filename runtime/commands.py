@@ -171,7 +171,8 @@ def trace(options: Namespace) -> int:
 def info(options: Namespace) -> int:
     """What a bundle is and whether this machine can run it, without loading it."""
     bundle = read_bundle(options.bundle or default_bundle())
-    manifest, fit = bundle.manifest, measure_fit(bundle)
+    manifest, tuned = bundle.manifest, tuning.recall(bundle)
+    fit = measure_fit(bundle, tuned.speed if tuned else None)
     size = sum(entry.size for entry in manifest.files.values())
     facts: dict[str, Any] = {
         "name": manifest.name,

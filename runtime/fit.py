@@ -1,7 +1,7 @@
 """Beforehand: whether a bundle fits into this machine's memory, and how long an answer will take.
 
-Memory is counted from the files. Time is an estimate: decoding reads every weight of the language model once a token,
-so the machine's read bandwidth, measured on the spot, says how fast it can be.
+Memory is counted from the files. Time is what `skingpt tune` measured here, or else an estimate: decoding reads every
+weight of the language model once a token, so the machine's read bandwidth, measured on the spot, bounds it.
 """
 
 import time
@@ -18,8 +18,8 @@ from .threads import default_threads
 KV_BYTES = {"f32": 4.0, "f16": 2.0, "q8_0": 34 / 32}
 EVERYTHING_ELSE = 300_000_000  # bytes of libraries, activations and buffers, measured with 7B and 13B
 BUFFER = 1 << 28  # bytes read to measure the bandwidth; far beyond most caches
-SHARE = 0.85  # of the measured bandwidth that decoding reaches at least
-PREFILL = 0.5  # seconds of an item of a prompt in seconds of a generated token
+SHARE = 0.5  # of the bandwidth that decoding reaches where it is slow: 7B on a Xeon, benchmarks/results
+PREFILL = 0.5  # seconds of an item of a prompt in seconds of a generated token, if not measured
 ANSWER_TOKENS = 120
 PROMPT_ITEMS = 60  # the picture and a question; the system prompt is computed once
 
@@ -32,6 +32,8 @@ class Fit:
     available: int | None
     """None where the system does not say."""
     answer_seconds: float
+    measured: bool = False
+    """The seconds come from `skingpt tune`, not from the read bandwidth."""
 
     @property
     def fits(self) -> bool:
@@ -45,20 +47,26 @@ class Fit:
             verdict = f"It fits: it needs {_gb(self.needed)} of memory and {_gb(self.available)} are free"
         else:
             verdict = f"It does not fit: it needs {_gb(self.needed)} of memory and only {_gb(self.available)} are free"
-        took = _time(self.answer_seconds)
-        return f"{verdict}; an answer of {ANSWER_TOKENS} words or parts of words will take about {took}."
+        how = "as `skingpt tune` measured" if self.measured else "estimated from the memory's speed"
+        took = f"about {_time(self.answer_seconds)}, {how}"
+        return f"{verdict}; an answer of {ANSWER_TOKENS} words or parts of words will take {took}."
 
 
-def measure_fit(bundle: Bundle) -> Fit:
-    """Count what the bundle needs at its own context, and measure this machine for half a second.
+def measure_fit(bundle: Bundle, speed: tuple[float, float] | None = None) -> Fit:
+    """Count what the bundle needs at its own context.
 
-    Raises BundleError.
+    `speed`: seconds of a prompt's item and of a token as measured here; without it the memory is measured for half a
+    second. Raises BundleError.
     """
     header = read_gguf_header(bundle.file(bundle.manifest.llm.file))
-    llm = bundle.manifest.files[bundle.manifest.llm.file].size
-    token = llm / (SHARE * read_bandwidth(default_threads()))
-    seconds = token * (ANSWER_TOKENS + PREFILL * PROMPT_ITEMS)
-    return Fit(needed_memory(bundle, header, bundle.manifest.llm.kv_type), available_memory(), seconds)
+    llm = bundle.manifest.llm
+    if speed:
+        item, token = speed
+    else:
+        token = bundle.manifest.files[llm.file].size / (SHARE * read_bandwidth(default_threads()))
+        item = PREFILL * token
+    seconds = ANSWER_TOKENS * token + PROMPT_ITEMS * item
+    return Fit(needed_memory(bundle, header, llm.kv_type), available_memory(), seconds, measured=speed is not None)
 
 
 def needed_memory(bundle: Bundle, header: GgufHeader, kv_type: str) -> int:

@@ -43,6 +43,12 @@ class Tuning:
     seconds: dict[str, dict[str, float]]
     """By stage and number of threads: vision, prefill (an item), decode (a token); the fastest of the trials."""
 
+    @property
+    def speed(self) -> tuple[float, float] | None:
+        """Seconds of a prompt's item and of a token, with the fastest threads; None if none were measured."""
+        prefill, decode = self.seconds.get("prefill"), self.seconds.get("decode")
+        return (min(prefill.values()), min(decode.values())) if prefill and decode else None
+
     def apply(self, options: Options) -> Options:
         """The options with what they leave open filled in."""
         return replace(

@@ -1,6 +1,7 @@
 """What `skingpt tune` remembers and `skingpt info` says beforehand."""
 
 import json
+from dataclasses import replace
 
 import pytest
 from skingpt_edge.engines.errors import InputError
@@ -91,6 +92,15 @@ def test_memory_counts_weights_and_the_kv_cache():
 )
 def test_a_sentence_says_whether_it_fits(fit, sentence):
     assert sentence in fit.sentence()
+
+
+def test_info_says_whether_its_time_was_measured():
+    assert "estimated from the memory's speed" in run("skingpt", "info").stdout
+    measured = replace(MADE_UP, seconds={"prefill": {"1": 3.0, "2": 2.0}, "decode": {"1": 1.0, "2": 1.5}})
+    tuning.remember(read_bundle(default_bundle()), measured)
+    facts = json.loads(run("skingpt", "info", "--json").stdout)
+    assert facts["answer_seconds"] == 120 * 1.0 + 60 * 2.0
+    assert "as `skingpt tune` measured" in facts["here"]
 
 
 def test_info_says_it_before_anything_is_loaded():
