@@ -208,9 +208,9 @@ def has_amx(lib: Any) -> bool:
     """Whether this llama.cpp was built to use the AMX tiles of recent Xeons, which must be kept from it.
 
     With them its results were wrong after other libraries had run in the process: most likely because it configures the
-    tiles once per thread, and ONNX Runtime then configures them otherwise in the same thread.
-    Built by GCC 12 it crashes (llama.cpp pull request 26954). The kernels for repacked weights are switched off by the same parameter,
-    so a build without AMX is faster: see README.
+    tiles once per thread, and ONNX Runtime then configures them otherwise in the same thread. Built by GCC 12, it
+    crashes (llama.cpp pull request 26954). The same parameter switches off the kernels for repacked weights, so a build
+    without AMX is faster: see README.
     """
     return b"AMX_INT8 = 1" in lib.llama_print_system_info()
 
