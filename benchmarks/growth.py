@@ -13,6 +13,7 @@ import numpy as np
 
 from ..engines.base import LanguageModel, Run
 from ..engines.errors import EngineError
+from ..engines.huge_pages import collapse
 from ..engines.onnx_runtime import OrtGraph
 from ..runtime.bundle import Bundle, open_bundle
 from ..runtime.options import Options
@@ -40,6 +41,7 @@ class Growth:
         )
         self._vision = open_vision(self._bundle, options)
         self._model = open_language_model(self._bundle, options)
+        collapse()
         self._conversations = conversations
         self._numbers = count()
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from ..engines.huge_pages import collapse
 from ..engines.onnx_runtime import session_options
 from ..runtime.bundle import open_bundle
 
@@ -33,6 +34,7 @@ class Operators:
             options.profile_file_prefix = str(Path(folder) / "encoder")
             path = self._bundle.file(self._bundle.manifest.vision.encoder)
             session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+            collapse()
             for _ in range(WARM_UP_RUNS + runs):
                 session.run(["image_features"], {"pixels": pixels})
             events = json.loads(Path(session.end_profiling()).read_text())

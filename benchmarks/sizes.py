@@ -31,7 +31,7 @@ class Sizes:
 
 SUITES = {
     "quick": Sizes(
-        trials=3,
+        trials=5,
         answer_tokens=16,
         decode_steps=6,
         starts=3,

@@ -7,6 +7,7 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
+from ..engines.huge_pages import collapse
 from ..runtime.bundle import Bundle, open_bundle
 from ..runtime.conversation import Answer
 from ..runtime.options import Options
@@ -29,6 +30,7 @@ class VisionStages:
 
     def __init__(self, bundle: str, threads: int, device: str = "cpu", vision_device: str | None = None) -> None:
         self._vision = open_vision(open_bundle(Path(bundle)), Options(device, vision_device, threads=threads))
+        collapse()
         self._numbers = count()
         self.opened = {name: info.to_json() for name, info in self._vision.info.items()}
 
@@ -63,6 +65,8 @@ class SkinGPTStages:
         self._skingpt = self._fresh()
         infos = {**self._vision.info, "language_model": model.info}
         cold = self._report(first, remember=True)
+        collapse()  # what a user's process does beside its first answers
+        self._remember("huge_pages")
         self.opened = {
             "engines": {name: asdict(info) for name, info in infos.items()},
             "cold": cold,

@@ -24,6 +24,7 @@ HELD = {
     "language_model_opened": "language model opened",
     "image_encoded": "picture encoded",
     "report": "first report",
+    "huge_pages": "weights on huge pages",
 }
 """After what memory was read."""
 

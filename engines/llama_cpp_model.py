@@ -16,7 +16,13 @@ from .errors import EngineError, EngineUnavailable, InputError
 from .gguf_header import import_llama_cpp, last_log
 
 DEVICES = ("cpu", "cuda")
-KV_TYPES = {"f32": "GGML_TYPE_F32", "f16": "GGML_TYPE_F16", "q8_0": "GGML_TYPE_Q8_0"}
+KV_TYPES = {
+    "f32": ("GGML_TYPE_F32", "GGML_TYPE_F32"),
+    "f16": ("GGML_TYPE_F16", "GGML_TYPE_F16"),
+    "q8_0/f16": ("GGML_TYPE_Q8_0", "GGML_TYPE_F16"),
+    "q8_0": ("GGML_TYPE_Q8_0", "GGML_TYPE_Q8_0"),
+}
+"""Types of the KV cache: of its keys and of its values. Values of q8_0 need flash attention."""
 BATCH = 128  # tokens or embeddings evaluated by one call, at most; a first prompt is about as long
 ALL_LAYERS = 999
 
@@ -65,8 +71,8 @@ class LlamaCppModel:
             n_seq_max=sequences,
             n_threads=threads,
             n_threads_batch=prefill_threads or threads,
-            type_k=getattr(lib, KV_TYPES[kv_type]),
-            type_v=getattr(lib, KV_TYPES[kv_type]),
+            type_k=getattr(lib, KV_TYPES[kv_type][0]),
+            type_v=getattr(lib, KV_TYPES[kv_type][1]),
             flash_attn_type=(
                 lib.LLAMA_FLASH_ATTN_TYPE_ENABLED if flash_attention else lib.LLAMA_FLASH_ATTN_TYPE_DISABLED
             ),

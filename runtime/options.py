@@ -37,6 +37,8 @@ class Options:
     batch: int = BATCH
     """Tokens evaluated by one call, at most."""
     kv_type: str | None = None
+    huge_pages: bool = True
+    """Move large weights to huge pages after opening, in the background, where the system can."""
     image_cache: int = 8
     """Pictures whose embeddings are kept in memory."""
 

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from hashlib import sha256
 from pathlib import Path
 from types import TracebackType
@@ -9,6 +10,7 @@ from typing import Self
 
 from ..engines.base import EngineInfo, Floats, LanguageModel
 from ..engines.errors import InputError
+from ..engines.huge_pages import Collapsing
 from ..engines.llama_cpp_model import LlamaCppModel
 from ..engines.onnx_runtime import OrtGraph
 from ..engines.scheduler import Scheduler
@@ -16,7 +18,7 @@ from .bundle import Bundle, Progress, default_bundle, open_bundle
 from .conversation import Answer, Conversation
 from .image_cache import ImageCache, Key
 from .kv_cache import KvCache
-from .manifest import Question
+from .manifest import LanguagePart, Question
 from .options import Options
 from .report import Report, Section
 from .sampling import GenerationConfig
@@ -45,6 +47,7 @@ class SkinGPT:
         self.bundle = bundle
         self.vision = vision
         self.load_seconds = 0.0
+        self._collapsing: Collapsing | None = None
         self._model = model
         self._cache = KvCache(model, conversations)
         self._images = ImageCache(image_cache)
@@ -75,9 +78,8 @@ class SkinGPT:
     def from_bundle(cls, bundle: Bundle, options: Options | None = None) -> Self:
         """Load a bundle that has been checked already; see `open`."""
         options = options or Options()
-        vision = open_vision(bundle, options)
-        model = open_language_model(bundle, options)
-        return cls(
+        vision, model = open_engines(bundle, options)
+        opened = cls(
             bundle,
             vision,
             model,
@@ -85,6 +87,9 @@ class SkinGPT:
             conversations=options.conversations,
             image_cache=options.image_cache,
         )
+        if options.huge_pages:
+            opened._collapsing = Collapsing()
+        return opened
 
     @property
     def engines(self) -> dict[str, EngineInfo]:
@@ -206,6 +211,8 @@ class SkinGPT:
 
     def close(self) -> None:
         """Free the engines' memory, and forget the pictures."""
+        if self._collapsing:
+            self._collapsing.stop()
         self._images.clear()
         self.vision.close()
         self._model.close()
@@ -217,6 +224,18 @@ class SkinGPT:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def open_engines(bundle: Bundle, options: Options) -> tuple[VisionModel, LlamaCppModel]:
+    """Load vision and language model at the same time. Raises as `open_vision` and `open_language_model` do."""
+    with ThreadPoolExecutor(1) as pool:
+        vision = pool.submit(open_vision, bundle, options)
+        model = open_language_model(bundle, options)
+        try:
+            return vision.result(), model
+        except BaseException:
+            model.close()
+            raise
 
 
 def open_vision(bundle: Bundle, options: Options | None = None) -> VisionModel:
@@ -236,6 +255,7 @@ def open_language_model(bundle: Bundle, options: Options | None = None) -> Llama
     options = options or Options()
     part = bundle.manifest.llm
     context = options.context or part.context
+    kv_type, flash_attention = attention(part, options)
     return LlamaCppModel(
         bundle.file(part.file),
         context=context,
@@ -245,8 +265,16 @@ def open_language_model(bundle: Bundle, options: Options | None = None) -> Llama
         prefill_threads=options.prefill_threads,
         batch=options.batch,
         precision=part.type,
-        kv_type=options.kv_type or part.kv_type,
-        flash_attention=part.flash_attention,
+        kv_type=kv_type,
+        flash_attention=flash_attention,
         device=options.device,
         gpu_layers=options.gpu_layers,
     )
+
+
+def attention(part: LanguagePart, options: Options) -> tuple[str, bool]:
+    """Type of the KV cache, and whether flash attention is used."""
+    if options.device != "cpu" and not options.kv_type and part.kv_type == "q8_0/f16":
+        return "f16", True  # what GPUs have kernels for
+    kv_type = options.kv_type or part.kv_type
+    return kv_type, part.flash_attention or kv_type == "q8_0"

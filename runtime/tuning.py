@@ -97,7 +97,7 @@ def _kv_type(bundle: Bundle, max_memory: int | None, say: Callable[[str], None])
     if room is None or needed <= room:
         return own
     smaller = needed_memory(bundle, header, SMALLER_KV)
-    if smaller > room or not bundle.manifest.llm.flash_attention or own == SMALLER_KV:
+    if smaller > room or own in ("f32", SMALLER_KV):  # a float32 bundle is to be exact
         raise InputError(
             f"the bundle needs {min(needed, smaller) / 1e9:.1f} GB of memory, {room / 1e9:.1f} GB are allowed or free: "
             "give it more with --max-memory, or export a smaller language model"

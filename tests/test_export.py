@@ -17,10 +17,11 @@ from skingpt_edge.engines.errors import ExportError
 from skingpt_edge.engines.gguf_header import read_gguf_header
 from skingpt_edge.engines.onnx_runtime import OrtGraph
 from skingpt_edge.export import graphs, parity, synth
+from skingpt_edge.export.bundle_writer import language_part
 from skingpt_edge.export.checkpoints import LlamaFolder
 from skingpt_edge.export.gguf_file import F16, file_types, plain_types, quantise, write_gguf
 from skingpt_edge.export.llama_reference import reference_logits, token_embeddings
-from skingpt_edge.export.llama_weights import LlamaCheckpoint
+from skingpt_edge.export.llama_weights import LlamaCheckpoint, LlamaConfig
 from skingpt_edge.export.make import Checkpoints, Choices, export_bundle
 from skingpt_edge.export.quantise import to_float16
 from skingpt_edge.export.vision_weights import (
@@ -431,3 +432,17 @@ def test_the_current_directory_is_not_replaced_and_a_link_means_its_bundle(tmp_p
     assert run("skingpt-export", "synth", "--shape", "tiny", "-o", tmp_path / "link").returncode == 0
     assert (tmp_path / "link").is_symlink()
     assert (tmp_path / "real/bundle.json").is_file()
+
+
+@pytest.mark.parametrize(
+    ("llm_type", "width", "expected"),
+    [
+        ("f32", 4096, ("f32", False)), ("f16", 4096, ("f16", True)), ("bf16", 4096, ("f16", True)),
+        ("q4_k_m", 4096, ("q8_0/f16", False)), ("q8_0", 4096, ("q8_0/f16", False)),
+        ("q8_0", 32 * 48, ("f16", True)),  # heads of 48 values do not fill blocks of 32
+    ],
+)  # fmt: skip
+def test_the_kv_cache_suits_the_weights(llm_type, width, expected):
+    llama = LlamaConfig(vocabulary=64, width=width, layers=1, heads=32, kv_heads=32, hidden=64)
+    part = language_part(llm_type, llama)
+    assert (part.kv_type, part.flash_attention) == expected

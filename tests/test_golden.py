@@ -84,10 +84,12 @@ def test_a_coarser_vision_precision_stays_close(precision, least, make_bundle):
             assert cosine(stages.image_embeds, expected(case)[0]["image_embeds"]) >= least
 
 
-def test_q8_0_chooses_the_original_tokens_when_forced_along_them():
+@pytest.mark.parametrize("kv_type", ["f16", "q8_0/f16", "q8_0"])
+def test_q8_0_chooses_the_original_tokens_when_forced_along_them(kv_type):
     bundle = read_bundle(FORMAT_1)
     assert bundle.manifest.llm.type == "q8_0"
-    model = LlamaCppModel(bundle.file("llm.gguf"), context=1024, threads=2, precision="q8_0")
+    options = {"kv_type": kv_type, "flash_attention": kv_type != "q8_0/f16"}
+    model = LlamaCppModel(bundle.file("llm.gguf"), context=1024, threads=2, precision="q8_0", **options)
     agreed = []
     for case in CASES:
         arrays, turns = expected(case)
