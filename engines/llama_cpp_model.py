@@ -96,6 +96,9 @@ class LlamaCppModel:
         self._token_batch = lib.llama_batch_init(batch, 0, 1)
         self._embedding_batch = lib.llama_batch_init(batch, self.n_embd, 1)
         version = f"llama-cpp-python {lib.__version__}"
+        how = (kv_type, flash_attention, sequences, self.n_ctx, batch, device, gpu_layers)
+        self.identity = f"{version}; {lib.llama_print_system_info().decode()}; {how}"
+        """All that decides how the KV cache is laid out and what bits are in it, but for the weights."""
         self.info = EngineInfo("llama.cpp", version, device, precision, threads)
 
     def tokenize(self, text: str, *, bos: bool) -> list[int]:
@@ -188,6 +191,21 @@ class LlamaCppModel:
         self._check_open()
         if not self._lib.llama_memory_seq_rm(self._memory, sequence, length, -1):
             raise EngineError(f"llama.cpp could not rewind sequence {sequence} to {length}")
+
+    def snapshot(self, sequence: int) -> bytes:
+        """The KV cache of a sequence, for `restore` into a model of the same `identity`."""
+        self._check_open()
+        size = self._lib.llama_state_seq_get_size(self._context, sequence)
+        buffer = (ctypes.c_uint8 * size)()
+        written = self._lib.llama_state_seq_get_data(self._context, buffer, size, sequence)
+        return ctypes.string_at(buffer, written)
+
+    def restore(self, sequence: int, data: bytes) -> None:
+        """Put a snapshot into an empty sequence. Raises EngineError if llama.cpp does not take it."""
+        self._check_open()
+        buffer = (ctypes.c_uint8 * len(data)).from_buffer_copy(data)
+        if self._lib.llama_state_seq_set_data(self._context, buffer, len(data), sequence) != len(data):
+            raise EngineError(f"llama.cpp cannot restore a snapshot of {len(data)} bytes: {last_log()}")
 
     def _check_open(self) -> None:
         if not self._context:  # llama.cpp would end the process

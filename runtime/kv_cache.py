@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 
 from ..engines.base import Floats, LanguageModel, Rows, Run, Work
 from ..engines.errors import EngineError
+from .prompt_snapshot import PromptSnapshot
 from .vision import ImageEmbedding
 
 SYSTEM = 0  # the sequence of the text before the image, computed once; the others hold a conversation each
@@ -48,8 +49,9 @@ class KvCache:
     It has room for `conversations` of them at the same time.
     """
 
-    def __init__(self, model: LanguageModel, conversations: int = 1) -> None:
+    def __init__(self, model: LanguageModel, conversations: int = 1, snapshot: PromptSnapshot | None = None) -> None:
         self._model = model
+        self._snapshot = snapshot
         self._held: dict[int, list[Item]] = {sequence: [] for sequence in range(conversations + 1)}
         self._owners: dict[int, Prefill] = {}  # by sequence, the answers in the making, the oldest first
 
@@ -105,10 +107,15 @@ class KvCache:
             return
         start = time.perf_counter()
         self._rewind(SYSTEM, 0)
-        self._model.evaluate_tokens(SYSTEM, 0, tokens)
+        restored = self._snapshot is not None and self._snapshot.restore(SYSTEM, tokens)
+        if not restored:
+            self._model.evaluate_tokens(SYSTEM, 0, tokens)
+            result.evaluated += len(tokens)
         self._held[SYSTEM] = list(tokens)
-        result.evaluated += len(tokens)
-        result.seconds["system"] += time.perf_counter() - start
+        seconds = time.perf_counter() - start
+        result.seconds["system"] += seconds
+        if self._snapshot and not restored:
+            self._snapshot.keep(SYSTEM, tokens, seconds)
 
     def _lease(self, items: list[Item], result: Prefill) -> None:
         """Give `result` the free sequence that holds most of this prompt, of these the one with least else."""

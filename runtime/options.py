@@ -39,6 +39,8 @@ class Options:
     kv_type: str | None = None
     huge_pages: bool = True
     """Move large weights to huge pages after opening, in the background, where the system can."""
+    prompt_snapshot: bool = True
+    """Keep the computed text before the picture on disk for the next process; nothing of a picture or an answer."""
     image_cache: int = 8
     """Pictures whose embeddings are kept in memory."""
 

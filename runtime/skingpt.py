@@ -20,6 +20,7 @@ from .image_cache import ImageCache, Key
 from .kv_cache import KvCache
 from .manifest import LanguagePart, Question
 from .options import Options
+from .prompt_snapshot import PromptSnapshot
 from .report import Report, Section
 from .sampling import GenerationConfig
 from .threads import default_threads
@@ -43,13 +44,14 @@ class SkinGPT:
         context: int | None = None,
         conversations: int = 1,
         image_cache: int = 0,
+        snapshot: PromptSnapshot | None = None,
     ) -> None:
         self.bundle = bundle
         self.vision = vision
         self.load_seconds = 0.0
         self._collapsing: Collapsing | None = None
         self._model = model
-        self._cache = KvCache(model, conversations)
+        self._cache = KvCache(model, conversations, snapshot)
         self._images = ImageCache(image_cache)
         self._context = min(context or bundle.manifest.llm.context, model.n_ctx)
 
@@ -86,6 +88,7 @@ class SkinGPT:
             context=options.context,
             conversations=options.conversations,
             image_cache=options.image_cache,
+            snapshot=PromptSnapshot(bundle, model) if options.prompt_snapshot else None,
         )
         if options.huge_pages:
             opened._collapsing = Collapsing()

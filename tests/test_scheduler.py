@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from skingpt_edge.benchmarks import company
 from skingpt_edge.engines.base import Rows, Run
 from skingpt_edge.engines.errors import EngineError, InputError
 from skingpt_edge.engines.fake import FakeLanguageModel
@@ -135,6 +136,18 @@ def test_company_changes_no_token_of_the_golden_answers(exact):
     scheduler.run()
     assert not [ticket.error for ticket in tickets if ticket.error]
     assert [conversation.answers[0].token_ids for conversation, _ in conversations] == alone
+
+
+def test_what_company_changes_is_counted_up_to_the_first_difference():
+    found = company.compare([(1, 2, 3), (4, 5, 6), (7, 8)], [(1, 2, 3), (4, 0, 0), (7, 8)])
+    assert found == company.Company(answers=3, changed=1, tokens=3 + 2 + 2)
+    assert "one token in 7 changed, in 1 of 3 answers" in found.sentence()
+
+
+def test_company_is_measured_on_a_bundle(exact_bundle):
+    found = company.measure(exact_bundle, PICTURES[:2], tokens=6)
+    assert found == company.Company(answers=8, changed=0, tokens=48)
+    assert "no token changed" in found.sentence()
 
 
 @pytest.fixture(scope="module")
