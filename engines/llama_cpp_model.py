@@ -14,6 +14,7 @@ import numpy as np
 from .base import EngineInfo, Floats, Run
 from .errors import EngineError, EngineUnavailable, InputError
 from .gguf_header import import_llama_cpp, last_log
+from .own_thread import OwnThread
 
 DEVICES = ("cpu", "cuda")
 KV_TYPES = {
@@ -30,7 +31,8 @@ ALL_LAYERS = 999
 class LlamaCppModel:
     """A Llama run by llama.cpp with a KV cache of `cells` cells, `context` unless given, that all sequences share.
 
-    `gpu_layers` of a device other than the CPU are computed there, all unless given.
+    `gpu_layers` of a device other than the CPU are computed there, all unless given. `amx` lets a build that has AMX
+    use it: see `has_amx`.
     """
 
     def __init__(
@@ -48,6 +50,7 @@ class LlamaCppModel:
         prefill_threads: int | None = None,
         device: str = "cpu",
         gpu_layers: int | None = None,
+        amx: bool = False,
     ) -> None:
         self._lib = lib = import_llama_cpp()
         if device not in DEVICES:
@@ -59,7 +62,7 @@ class LlamaCppModel:
         if kv_type not in KV_TYPES:
             raise EngineError(f"KV type {kv_type!r} is unknown; known are {', '.join(KV_TYPES)}")
         layers = 0 if device == "cpu" else ALL_LAYERS if gpu_layers is None else gpu_layers
-        self._model = lib.llama_model_load_from_file(os.fsencode(path), _model_params(lib, layers))
+        self._model = lib.llama_model_load_from_file(os.fsencode(path), _model_params(lib, layers, amx=amx))
         if not self._model:
             raise EngineError(f"{path.name}: llama.cpp cannot load it ({last_log()})")
         params = lib.llama_context_default_params()
@@ -96,9 +99,10 @@ class LlamaCppModel:
         self._token_batch = lib.llama_batch_init(batch, 0, 1)
         self._embedding_batch = lib.llama_batch_init(batch, self.n_embd, 1)
         version = f"llama-cpp-python {lib.__version__}"
-        how = (kv_type, flash_attention, sequences, self.n_ctx, batch, device, gpu_layers)
+        how = (kv_type, flash_attention, sequences, self.n_ctx, batch, device, gpu_layers, amx)
         self.identity = f"{version}; {lib.llama_print_system_info().decode()}; {how}"
         """All that decides how the KV cache is laid out and what bits are in it, but for the weights."""
+        self._thread = OwnThread("llama.cpp") if amx and has_amx(lib) else None
         self.info = EngineInfo("llama.cpp", version, device, precision, threads)
 
     def tokenize(self, text: str, *, bos: bool) -> list[int]:
@@ -168,7 +172,8 @@ class LlamaCppModel:
     def _evaluate(self, batch: Any, count: int) -> None:
         self._check_open()
         batch.n_tokens = count
-        status = self._lib.llama_decode(self._context, batch)
+        decode = self._lib.llama_decode
+        status = self._thread(decode, self._context, batch) if self._thread else decode(self._context, batch)
         if status != 0:
             reason = "the KV cache is full" if status == 1 else last_log()
             raise EngineError(f"llama.cpp could not evaluate {count} items at {batch.pos[0]}: {reason}")
@@ -213,6 +218,8 @@ class LlamaCppModel:
 
     def close(self) -> None:
         if self._context:
+            if self._thread:
+                self._thread.close()
             self._lib.llama_batch_free(self._token_batch)
             self._lib.llama_batch_free(self._embedding_batch)
             self._lib.llama_free(self._context)
@@ -220,21 +227,21 @@ class LlamaCppModel:
             self._context = self._model = None
 
 
-def _model_params(lib: Any, gpu_layers: int) -> Any:
+def _model_params(lib: Any, gpu_layers: int, *, amx: bool = False) -> Any:
     params = lib.llama_model_default_params()
     # Mapped, the file's pages would stand beside the repacked weights: twice the memory at the same speed.
     load_mode = lib.LLAMA_LOAD_MODE_NONE
-    _set(params, n_gpu_layers=gpu_layers, load_mode=load_mode, use_extra_bufts=not has_amx(lib))
+    _set(params, n_gpu_layers=gpu_layers, load_mode=load_mode, use_extra_bufts=amx or not has_amx(lib))
     return params
 
 
 def has_amx(lib: Any) -> bool:
-    """Whether this llama.cpp was built to use the AMX tiles of recent Xeons, which must be kept from it.
+    """Whether this llama.cpp was built to use the AMX tiles of recent Xeons.
 
-    With them its results were wrong after other libraries had run in the process: most likely because it configures the
-    tiles once per thread, and ONNX Runtime then configures them otherwise in the same thread. Built by GCC 12, it
-    crashes (llama.cpp pull request 26954). The same parameter switches off the kernels for repacked weights, so a build
-    without AMX is faster: see README.
+    It configures the tiles once per thread; where ONNX Runtime then configures them otherwise in the same thread, its
+    results are wrong. So with AMX it computes in a thread of its own, whose OpenMP threads are its own, too. Built by
+    GCC 12 without -fno-dse it crashes (llama.cpp pull request 26954), so who opens a model has to find out whether it
+    works before asking for it. Kept from AMX by `use_extra_bufts`, it has no kernels for repacked weights either.
     """
     return b"AMX_INT8 = 1" in lib.llama_print_system_info()
 

@@ -1,0 +1,103 @@
+"""Whether llama.cpp may use AMX here: tried out once in another process, since it may crash there.
+
+The trial asks about a picture with AMX, after ONNX Runtime has used the tiles, and compares the logits with those of a
+model without. What came of it is remembered for this processor and this build of llama.cpp.
+"""
+
+import hashlib
+import io
+import json
+import os
+import subprocess
+import sys
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from ..engines.base import Floats
+from ..engines.gguf_header import import_llama_cpp
+from ..engines.llama_cpp_model import has_amx
+from .bundle import cache_folder, default_bundle
+from .options import Options
+
+CLOSE = 0.999  # cosine of the logits
+ROUNDS = 3
+SECONDS = 120
+TRIAL = "from skingpt_edge.runtime.amx_trial import attempt; raise SystemExit(not attempt())"
+
+
+@cache
+def amx_works() -> bool:
+    """Whether this llama.cpp has AMX and computes with it what it computes without."""
+    lib = import_llama_cpp()
+    if not has_amx(lib):
+        return False
+    note = _note(lib)
+    try:
+        return json.loads(note.read_text())["works"] is True if note else _in_another_process()
+    except (OSError, ValueError, KeyError, TypeError):
+        works = _in_another_process()
+        _remember(note, works)
+        return works
+
+
+def attempt() -> bool:
+    """The trial itself, in this process. It ends where llama.cpp crashes."""
+    without, *found = _logits(amx=False)[:1] + _logits(amx=True)
+    return all(_cosine(without, logits) >= CLOSE for logits in found)
+
+
+def _logits(*, amx: bool) -> list[Floats]:
+    """Logits after the same question, time and again, with ONNX Runtime at work before each."""
+    from .skingpt import SkinGPT  # which asks this module when it opens a bundle
+
+    target = io.BytesIO()
+    Image.radial_gradient("L").convert("RGB").save(target, "PNG")
+    found = []
+    options = Options(amx=amx, huge_pages=False, prompt_snapshot=False, image_cache=0)
+    with SkinGPT.open(default_bundle(), options=options) as model:
+        for number in range(ROUNDS):
+            image = model.embed(target.getvalue())
+            question = model.bundle.manifest.questions[number % 2].question
+            model.first_logits(image, question)
+            found.append(model.first_logits(model.embed(target.getvalue()), "What does this picture show, in detail?"))
+    return found
+
+
+def _cosine(a: Floats, b: Floats) -> float:
+    return float(a @ b / (np.linalg.norm(a) * np.linalg.norm(b)))
+
+
+def _in_another_process() -> bool:
+    command = [sys.executable, "-c", TRIAL]
+    try:
+        done = subprocess.run(command, capture_output=True, timeout=SECONDS, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return False
+    return done.returncode == 0
+
+
+def _note(lib: Any) -> Path | None:
+    """Where the outcome is kept; None without a home directory."""
+    built = Path(lib.__file__).stat().st_mtime_ns
+    key = json.dumps([lib.__version__, lib.llama_print_system_info().decode(), built])
+    try:
+        return cache_folder() / "amx" / f"{hashlib.sha256(key.encode()).hexdigest()[:32]}.json"
+    except RuntimeError:
+        return None
+
+
+def _remember(note: Path | None, works: bool) -> None:
+    # Without a writable cache it is tried at every start; that is slow, not wrong.
+    if note is None:
+        return
+    try:
+        note.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        temporary = note.with_suffix(f".{os.getpid()}")
+        temporary.write_text(json.dumps({"works": works}))
+        temporary.replace(note)
+    except OSError:
+        pass
