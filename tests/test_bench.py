@@ -131,7 +131,7 @@ def test_memory_is_of_each_engine_and_its_peak_is_the_most(results):
     assert engines == [OURS, F32, BF16]
     for entry in results["memory"]:
         assert entry["peak_anon"] >= entry["rss_anon"] > 0
-    assert [e["stage"] for e in results["memory"] if e["engine"] == OURS][-1] == "report"
+    assert [e["stage"] for e in results["memory"] if e["engine"] == OURS][-1] == "huge_pages"
 
 
 def test_energy_that_is_not_there_says_why(results):
