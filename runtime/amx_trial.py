@@ -7,9 +7,9 @@ model without. What came of it is remembered for this processor and this build o
 import hashlib
 import io
 import json
-import os
 import subprocess
 import sys
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,8 @@ from PIL import Image
 from ..engines.base import Floats
 from ..engines.gguf_header import import_llama_cpp
 from ..engines.llama_cpp_model import has_amx
-from .bundle import cache_folder, default_bundle
+from .bundle import default_bundle
+from .cache_folder import cache_folder, write_whole
 from .options import Options
 
 CLOSE = 0.999  # cosine of the logits
@@ -94,10 +95,5 @@ def _remember(note: Path | None, works: bool) -> None:
     # Without a writable cache it is tried at every start; that is slow, not wrong.
     if note is None:
         return
-    try:
-        note.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        temporary = note.with_suffix(f".{os.getpid()}")
-        temporary.write_text(json.dumps({"works": works}))
-        temporary.replace(note)
-    except OSError:
-        pass
+    with suppress(OSError):
+        write_whole(note, json.dumps({"works": works}).encode())

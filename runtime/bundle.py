@@ -6,6 +6,7 @@ import os
 import re
 import stat
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -13,6 +14,7 @@ from pathlib import Path
 from ..engines.base import TensorSpec
 from ..engines.errors import BundleError
 from ..engines.gguf_header import read_gguf_header
+from .cache_folder import cache_folder, write_whole
 from .manifest import MANIFEST, Manifest, read_manifest
 
 MAX_MANIFEST_BYTES = 1_000_000
@@ -146,11 +148,6 @@ def check_graph(name: str, specs: tuple[TensorSpec, ...], expected: dict[str, tu
         raise BundleError(f"{name}: its tensors are {found}, but {MANIFEST} needs {expected}")
 
 
-def cache_folder() -> Path:
-    """Where notes about bundles are kept. Raises RuntimeError if there is no home directory."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "skingpt-edge"
-
-
 def _verified_file(bundle: Bundle) -> Path:
     place = hashlib.sha256(os.fsencode(bundle.path.resolve())).hexdigest()  # a bundle may be here twice
     return cache_folder() / "verified" / f"{bundle.id[:32]}-{place[:32]}.json"
@@ -175,11 +172,5 @@ def _was_verified(bundle: Bundle) -> bool:
 
 def _remember_verified(bundle: Bundle) -> None:
     # Without a writable cache the hashes are computed at every start; that is slow, not wrong.
-    try:
-        target = _verified_file(bundle)
-        target.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        temporary = target.with_suffix(f".{os.getpid()}")
-        temporary.write_text(json.dumps(_fingerprint(bundle)))
-        temporary.replace(target)
-    except (OSError, RuntimeError):
-        pass
+    with suppress(OSError, RuntimeError):
+        write_whole(_verified_file(bundle), json.dumps(_fingerprint(bundle)).encode())

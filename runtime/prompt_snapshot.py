@@ -7,13 +7,13 @@ does not belong, or is damaged, is not used and written anew.
 
 import hashlib
 import json
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
 from ..engines.errors import EngineError
 from ..engines.llama_cpp_model import LlamaCppModel
-from .bundle import Bundle, cache_folder
+from .bundle import Bundle
+from .cache_folder import cache_folder, write_whole
 
 FORMAT = 1
 LEAST_SECONDS = 0.5  # of computing; below, a file is not worth it
@@ -53,10 +53,7 @@ class PromptSnapshot:
         # Without a writable cache it is computed at every start; that is slow, not wrong.
         try:
             path = self._file(tokens)
-            path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-            temporary = path.with_suffix(f".{os.getpid()}")
-            temporary.write_bytes(hashlib.sha256(state).digest() + state)
-            temporary.replace(path)
+            write_whole(path, hashlib.sha256(state).digest() + state)
             _drop_oldest(path.parent)
         except (OSError, RuntimeError):
             pass

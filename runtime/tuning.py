@@ -19,7 +19,8 @@ import numpy as np
 from ..engines.errors import InputError
 from ..engines.gguf_header import read_gguf_header
 from ..engines.llama_cpp_model import LlamaCppModel
-from .bundle import Bundle, cache_folder
+from .bundle import Bundle
+from .cache_folder import cache_folder, write_whole
 from .fit import available_memory, needed_memory
 from .options import Options
 from .skingpt import open_language_model, open_vision
@@ -165,10 +166,7 @@ def remember(bundle: Bundle, tuning: Tuning) -> Path:
     """Keep the result for this machine and bundle. Raises InputError if it cannot be written."""
     target = _file(bundle)
     try:
-        target.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        temporary = target.with_suffix(f".{os.getpid()}")
-        temporary.write_text(json.dumps({"schema": SCHEMA, **asdict(tuning)}, indent=1) + "\n")
-        temporary.replace(target)
+        write_whole(target, (json.dumps({"schema": SCHEMA, **asdict(tuning)}, indent=1) + "\n").encode())
     except OSError as error:
         raise InputError(f"{target}: the tuning cannot be kept: {error.strerror}") from None
     return target

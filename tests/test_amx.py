@@ -11,7 +11,7 @@ from skingpt_edge.engines.gguf_header import import_llama_cpp
 from skingpt_edge.engines.llama_cpp_model import LlamaCppModel, has_amx
 from skingpt_edge.engines.own_thread import OwnThread
 from skingpt_edge.runtime import amx_trial
-from skingpt_edge.runtime.bundle import cache_folder
+from skingpt_edge.runtime.cache_folder import cache_folder
 from support import FORMAT_1
 
 

@@ -6,7 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from skingpt_edge.runtime import prompt_snapshot
-from skingpt_edge.runtime.bundle import cache_folder, default_bundle, read_bundle
+from skingpt_edge.runtime.bundle import default_bundle, read_bundle
+from skingpt_edge.runtime.cache_folder import cache_folder
 from skingpt_edge.runtime.options import Options
 from skingpt_edge.runtime.sampling import GenerationConfig
 from skingpt_edge.runtime.skingpt import SkinGPT
