@@ -1,9 +1,8 @@
 PYTHON ?= python3
 # Options for the installation of torch, for instance PyTorch's own index of CPU builds: see README.
 TORCH_OPTIONS ?=
-# llama.cpp's code for the AMX tiles of recent Xeons crashes when built by GCC 12: see engines/llama_cpp_model.py.
-NO_AMX = -mno-amx-tile -mno-amx-int8 -mno-amx-bf16
-LLAMA_FLAGS := $(if $(shell grep -m1 -o amx_int8 /proc/cpuinfo 2>/dev/null),CFLAGS="$(NO_AMX)" CXXFLAGS="$(NO_AMX)")
+# Built by GCC 12 with dead-store elimination, llama.cpp's AMX code crashes (llama.cpp pull request 26954).
+LLAMA_FLAGS := $(if $(shell grep -m1 -o amx_int8 /proc/cpuinfo 2>/dev/null),CFLAGS=-fno-dse CXXFLAGS=-fno-dse)
 PIP = bin/pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
 .PHONY: demo demo-model demo-accuracy test check clean
