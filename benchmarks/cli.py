@@ -70,15 +70,15 @@ def _problem(options: argparse.Namespace) -> str | None:
     threads, output = getattr(options, "threads", None), getattr(options, "output", None)
     if threads is not None and not 1 <= threads <= 1024:
         return f"--threads is {threads}, expected 1 to 1024"
-    if output and (output.is_dir() or not output.absolute().parent.is_dir()):
-        return f"-o: {output} cannot be written: a folder, or in none that exists"
+    if output and (not output.absolute().parent.is_dir() or (output.exists() and not output.is_file())):
+        return f"-o: {output} cannot be written: not a file, or in no folder that exists"
     return None
 
 
 def _run(options: argparse.Namespace) -> None:
     from .suite import run_suite
 
-    results = run_suite(
+    runs = run_suite(
         options.bundle,
         suite=options.suite,
         baseline=options.baseline,
@@ -86,7 +86,16 @@ def _run(options: argparse.Namespace) -> None:
         device=options.device,
         vision_device=options.vision_device,
     )
-    options.output.write_text(json.dumps(results, indent=1, ensure_ascii=False) + "\n")
+    unfinished, kept = options.output.with_name(f"{options.output.name}.part"), False
+    try:
+        for results in runs:
+            unfinished.write_text(json.dumps(results, indent=1, ensure_ascii=False) + "\n")
+            kept = True
+    except BaseException:
+        if kept:
+            print(f"\nwhat was measured so far is in {unfinished}", file=sys.stderr)
+        raise
+    unfinished.replace(options.output)
 
 
 def _report(options: argparse.Namespace) -> None:

@@ -8,9 +8,10 @@ import subprocess
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from ..engines.errors import EngineError
@@ -75,29 +76,29 @@ class Measurement:
         self._sizes, self._threads, self._dtypes = sizes, threads, dtypes
         self._llama, self._vision = llama_sizes(bundle), vision_sizes(bundle)
 
-    def run(self) -> Measured:
-        """Measure everything. Raises EngineError where our own engines fail."""
-        with step("ceilings of this machine"):
-            self._ceilings()
-        with step("vision, picture by picture"):
-            self._vision_rounds()
+    def run(self) -> Iterator[tuple[Measured, list[str]]]:
+        """Measure everything. Yields what there is each time it is enough for results, and the steps still to come.
+
+        Raises EngineError where our own engines fail.
+        """
         half = self._sizes.trials // 2
-        with step("reports, first half"):
-            self._reports(self._sizes.trials - half)
-        for dtype in self._dtypes:
-            with step(f"torch {dtype}"):
-                self._torch(dtype)
-        with step("reports, second half"):
-            self._reports(half)
-        with step("process start"):
-            self._starts()
-        with step("growth"):
-            self._growth()
-        with step("memory by conversations"):
-            self._memory_by_conversations()
-        with step("profile of the vision encoder"), self._worker("profile") as worker:
-            self.found.operators = worker.ask("vision_encoder", runs=self._sizes.profile_runs)
-        return self.found
+        steps: dict[str, Callable[[], None]] = {
+            "ceilings of this machine": self._ceilings,
+            "vision, picture by picture": self._vision_rounds,
+            "reports, first half": lambda: self._reports(self._sizes.trials - half),
+            **{f"torch {dtype}": partial(self._torch, dtype) for dtype in self._dtypes},
+            "reports, second half": lambda: self._reports(half),
+            "process start": self._starts,
+            "growth": self._growth,
+            "memory by conversations": self._memory_by_conversations,
+            "profile of the vision encoder": self._profile,
+        }
+        names = list(steps)
+        for number, (name, measure) in enumerate(steps.items(), 1):
+            with step(name):
+                measure()
+            if self.found.turns:
+                yield self.found, names[number:]
 
     def _worker(self, role: str, **options: Any) -> Worker:
         if role in ON_DEVICES:
@@ -234,6 +235,10 @@ class Measurement:
                 continue
             with self._worker("conversations", conversations=count) as worker:
                 self.found.growth["memory_by_conversations"][count].append(worker.opened["peak_anon"])
+
+    def _profile(self) -> None:
+        with self._worker("profile") as worker:
+            self.found.operators = worker.ask("vision_encoder", runs=self._sizes.profile_runs)
 
     def _keep(self, engine: str, state: str, seconds: Mapping[str, float]) -> None:
         for stage, value in seconds.items():

@@ -1,7 +1,7 @@
 """Measures a bundle and puts the figures together as `results.schema.json` describes them."""
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from importlib.util import find_spec
 from pathlib import Path
@@ -37,38 +37,41 @@ def run_suite(
     threads: int | None = None,
     device: str = "cpu",
     vision_device: str | None = None,
-) -> Json:
+) -> Iterator[Json]:
     """Measure a bundle with one of SUITES, and with one of BASELINES beside it.
 
+    Yields results that are ever more complete; all but the last name what is missing among what was skipped.
     Raises BundleError, EngineError, EngineUnavailable if a package that measuring needs is not installed.
     """
     _check_installed({**NEEDED, **(NEEDED_BY_BASELINE if baseline else {})})
     bundle = open_bundle(path)  # hashes the files, so that no later start has to
     sizes, threads = SUITES[suite], threads or default_threads()
     dtypes = BASELINES[baseline] if baseline else ()
-    vision, llama = vision_sizes(bundle), llama_sizes(bundle)
     created = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
     busy = machine.busy()
-    found = Measurement(bundle, sizes, threads, dtypes, (device, vision_device or device)).run()
-    busy = max(busy, machine.busy())
-    skipped = list(found.skipped)
-    if busy > BUSY:
-        warning = f"a quiet machine: other programs used {busy:.0%} of its processors, so no figure can be relied on"
-        print(f"warning: not {warning}", file=sys.stderr)
-        skipped.append(warning)
-    if not baseline:
-        skipped.append("the baseline in PyTorch: not asked for (--baseline torch)")
-    if found.energy["source"] is None:
-        skipped.append(f"energy: {found.energy['note']}")
+    measurement = Measurement(bundle, sizes, threads, dtypes, (device, vision_device or device))
+    for found, missing in measurement.run():
+        if not missing:
+            busy = max(busy, machine.busy())
+            if busy > BUSY:
+                print(f"warning: not {_quiet(busy)}", file=sys.stderr)
+        yield {
+            "schema": SCHEMA,
+            "created": created,
+            "suite": suite,
+            "threads": threads,
+            **_results(found, bundle, sizes),
+            "skipped": _skipped(found, busy, missing, baseline=bool(dtypes)),
+        }
+
+
+def _results(found: Measured, bundle: Bundle, sizes: Sizes) -> Json:
+    vision, llama = vision_sizes(bundle), llama_sizes(bundle)
     return {
-        "schema": SCHEMA,
-        "created": created,
-        "suite": suite,
         "machine": machine.describe(),
         "versions": machine.versions(),
         "bundle": _bundle(bundle),
         "engines": found.engines,
-        "threads": threads,
         "work": _work(found, sizes),
         "ceilings": found.ceilings,
         "stages": _stages(found, _limits(found, bundle, vision, llama)),
@@ -77,8 +80,24 @@ def run_suite(
         "growth": _growth(found),
         "profile": {"vision_encoder": found.operators},
         "ratios": _ratios(found, vision, llama),
-        "skipped": skipped,
     }
+
+
+def _skipped(found: Measured, busy: float, missing: Sequence[str], *, baseline: bool) -> list[str]:
+    skipped = list(found.skipped)
+    if busy > BUSY:
+        skipped.append(_quiet(busy))
+    if not baseline:
+        skipped.append("the baseline in PyTorch: not asked for (--baseline torch)")
+    if found.energy["source"] is None:
+        skipped.append(f"energy: {found.energy['note']}")
+    if missing:
+        skipped.append(f"the rest of this run, which ended before: {', '.join(missing)}")
+    return skipped
+
+
+def _quiet(busy: float) -> str:
+    return f"a quiet machine: other programs used {busy:.0%} of its processors, so no figure can be relied on"
 
 
 def _check_installed(packages: Mapping[str, str]) -> None:

@@ -8,6 +8,7 @@ import pytest
 from skingpt_edge.benchmarks import cli, energy, machine
 from skingpt_edge.benchmarks.figures import RATIOS, percentile, quotient, ratio, stage, statistics
 from skingpt_edge.benchmarks.fixed_work import FixedTokens, fixed_answers, photo
+from skingpt_edge.benchmarks.measure import Measurement
 from skingpt_edge.benchmarks.operators import by_operator
 from skingpt_edge.benchmarks.sizes import SUITES
 from skingpt_edge.benchmarks.work import VisionSizes, llama_sizes, vision_sizes
@@ -29,6 +30,7 @@ def results(tmp_path_factory):
     file = tmp_path_factory.mktemp("bench") / "results.json"
     command = ["run", str(default_bundle()), "--suite", "quick", "--baseline", "torch", "-o", str(file)]
     assert cli.main(command) == 0
+    assert list(file.parent.iterdir()) == [file]
     return json.loads(file.read_text())
 
 
@@ -277,6 +279,29 @@ def test_fixed_answers_have_the_length_asked_for_and_no_end_of_sequence(model):
     assert not any(model.eos in answer for answer in answers)
 
 
+def test_a_run_that_ends_early_keeps_what_it_measured(tmp_path, monkeypatch, capsys):
+    def interrupted(_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Measurement, "_growth", interrupted)
+    file = tmp_path / "results.json"
+    file.write_text("an earlier run's")
+    assert cli.main(["run", str(default_bundle()), "--suite", "quick", "-o", str(file)]) == cli.INTERRUPTED
+    assert file.read_text() == "an earlier run's"
+    part = tmp_path / "results.json.part"
+    assert f"so far is in {part}" in capsys.readouterr().err
+    results = json.loads(part.read_text())
+    jsonschema.validate(results, SCHEMA)
+    assert len(trials(results, OURS, "report")) == QUICK.trials
+    missing = "the rest of this run, which ended before: growth, memory by conversations, profile of the vision encoder"
+    assert missing in results["skipped"]
+    assert (
+        results["ratios"]["start_to_ready"]["value"] and results["ratios"]["ten_samples_vs_ten_runs"]["value"] is None
+    )
+    assert cli.main(["report", str(part), "-o", str(tmp_path / "report")]) == 0
+    assert missing in (tmp_path / "report/report.md").read_text()
+
+
 def test_our_report_says_the_fixed_answers_and_torch_the_same_number():
     options = {"threads": 1, "bundle": str(default_bundle())}
     with Worker("skingpt", answer_tokens=5, **options) as ours:
@@ -312,6 +337,7 @@ USAGE = [
     ["run", "x", "--suite", "huge"],
     ["run", "x", "--threads", "0"],
     ["run", "x", "-o", "/no/such/folder/results.json"],
+    ["run", "x", "-o", "/dev/null"],
     ["report", "x"],
 ]
 
