@@ -20,14 +20,23 @@ from PIL import Image
 from ..engines.base import Floats
 from ..engines.gguf_header import import_llama_cpp
 from ..engines.llama_cpp_model import has_amx
-from .bundle import default_bundle
+from .bundle import Bundle, default_bundle
 from .cache_folder import cache_folder, write_whole
 from .options import Options
 
+LEAST = 500_000_000  # bytes of a language model; with a small one the way to another thread and back takes too long
 CLOSE = 0.999  # cosine of the logits
 ROUNDS = 3
 SECONDS = 120
 TRIAL = "from skingpt_edge.runtime.amx_trial import attempt; raise SystemExit(not attempt())"
+
+
+def use_amx(bundle: Bundle, options: Options) -> bool:
+    """Whether a bundle's language model is to use AMX: as the options say, else where it gains by it and it works."""
+    if options.amx is not None:
+        return options.amx
+    size = bundle.manifest.files[bundle.manifest.llm.file].size
+    return options.device == "cpu" and size >= LEAST and amx_works()
 
 
 @cache

@@ -38,7 +38,7 @@ class Options:
     """Tokens evaluated by one call, at most."""
     kv_type: str | None = None
     amx: bool | None = None
-    """Let llama.cpp use the AMX tiles of recent Xeons; unless given, if a trial in another process went well."""
+    """Let llama.cpp use the AMX tiles of recent Xeons; unless given, for large models where a trial went well."""
     huge_pages: bool = True
     """Move large weights to huge pages after opening, in the background, where the system can."""
     prompt_snapshot: bool = True

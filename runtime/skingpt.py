@@ -14,7 +14,7 @@ from ..engines.huge_pages import Collapsing
 from ..engines.llama_cpp_model import LlamaCppModel
 from ..engines.onnx_runtime import OrtGraph
 from ..engines.scheduler import Scheduler
-from .amx_trial import amx_works
+from .amx_trial import use_amx
 from .bundle import Bundle, Progress, default_bundle, open_bundle
 from .conversation import Answer, Conversation
 from .image_cache import ImageCache, Key
@@ -273,7 +273,7 @@ def open_language_model(bundle: Bundle, options: Options | None = None) -> Llama
         flash_attention=flash_attention,
         device=options.device,
         gpu_layers=options.gpu_layers,
-        amx=amx_works() if options.amx is None else options.amx,
+        amx=use_amx(bundle, options),
     )
 
 

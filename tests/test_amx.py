@@ -11,7 +11,9 @@ from skingpt_edge.engines.gguf_header import import_llama_cpp
 from skingpt_edge.engines.llama_cpp_model import LlamaCppModel, has_amx
 from skingpt_edge.engines.own_thread import OwnThread
 from skingpt_edge.runtime import amx_trial
+from skingpt_edge.runtime.bundle import default_bundle, read_bundle
 from skingpt_edge.runtime.cache_folder import cache_folder
+from skingpt_edge.runtime.options import Options
 from support import FORMAT_1
 
 
@@ -74,6 +76,19 @@ def test_the_trial_itself_agrees_where_nothing_is_wrong():
     if has_amx(import_llama_cpp()) and not amx_trial.amx_works():
         pytest.skip("this llama.cpp's AMX does not work here")
     assert amx_trial.attempt()
+
+
+def test_only_large_models_use_it_unless_told_otherwise(monkeypatch):
+    bundle, tried = read_bundle(default_bundle()), []
+    monkeypatch.setattr(amx_trial, "amx_works", lambda: not tried.append("tried"))
+    assert not amx_trial.use_amx(bundle, Options())
+    assert amx_trial.use_amx(bundle, Options(amx=True))
+    assert not tried
+    monkeypatch.setattr(amx_trial, "LEAST", bundle.manifest.files["llm.gguf"].size)
+    assert amx_trial.use_amx(bundle, Options())
+    assert not amx_trial.use_amx(bundle, Options(amx=False))
+    assert not amx_trial.use_amx(bundle, Options("cuda"))
+    assert len(tried) == 1
 
 
 def test_with_amx_llama_cpp_computes_in_one_thread_of_its_own(monkeypatch):

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from skingpt_edge.engines.llama_cpp_model import LlamaCppModel
 from skingpt_edge.export.parity import cosine
+from skingpt_edge.runtime.amx_trial import amx_works
 from skingpt_edge.runtime.bundle import read_bundle
-from skingpt_edge.runtime.skingpt import SkinGPT
+from skingpt_edge.runtime.skingpt import SkinGPT, open_vision
 from support import FORMAT_1, GOLDEN, run
 
 CASES = {"00": "00.jpg", "01": "01.png", "02": "02.png"}
@@ -86,14 +87,28 @@ def test_a_coarser_vision_precision_stays_close(precision, least, make_bundle):
 
 @pytest.mark.parametrize("kv_type", ["f16", "q8_0/f16", "q8_0"])
 def test_q8_0_chooses_the_original_tokens_when_forced_along_them(kv_type):
+    assert forced_along(kv_type) >= 0.90
+
+
+def test_q8_0_does_so_with_amx_beside_onnx_runtime():
+    if not amx_works():
+        pytest.skip("no llama.cpp with AMX that works here")
+    vision = open_vision(read_bundle(FORMAT_1))
+    pixels = np.random.default_rng(0).standard_normal((1, 3, 224, 224), np.float32)
+    assert forced_along("q8_0/f16", amx=True, between=lambda: vision.embed_pixels(pixels)) >= 0.90
+
+
+def forced_along(kv_type, *, amx=False, between=lambda: None):
+    """The part of the original's tokens that q8_0 chooses; `between` is called before each turn."""
     bundle = read_bundle(FORMAT_1)
     assert bundle.manifest.llm.type == "q8_0"
-    options = {"kv_type": kv_type, "flash_attention": kv_type != "q8_0/f16"}
+    options = {"kv_type": kv_type, "flash_attention": kv_type != "q8_0/f16", "amx": amx}
     model = LlamaCppModel(bundle.file("llm.gguf"), context=1024, threads=2, precision="q8_0", **options)
     agreed = []
     for case in CASES:
         arrays, turns = expected(case)
         for turn in turns:
+            between()
             before, after = turn["segment_token_ids"]
             model.rewind(1, 0)
             model.evaluate_tokens(1, 0, before)
@@ -104,4 +119,4 @@ def test_q8_0_chooses_the_original_tokens_when_forced_along_them(kv_type):
                 model.evaluate_tokens(1, position, [token])
     model.close()
     assert len(agreed) == 240
-    assert np.mean(agreed) >= 0.90
+    return np.mean(agreed)
