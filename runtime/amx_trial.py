@@ -1,7 +1,8 @@
 """Whether llama.cpp may use AMX here: tried out once in another process, since it may crash there.
 
-The trial asks about a picture with AMX, after ONNX Runtime has used the tiles, and compares the logits with those of a
-model without. What came of it is remembered for this processor and this build of llama.cpp.
+The trial evaluates a question about a picture with AMX, and then two sequences together, after ONNX Runtime has used
+the tiles, and compares the logits with those of a model without. What came of it is remembered for this processor and
+this build of llama.cpp.
 """
 
 import hashlib
@@ -17,10 +18,10 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from ..engines.base import Floats
+from ..engines.base import Floats, Run
 from ..engines.gguf_header import import_llama_cpp
 from ..engines.llama_cpp_model import has_amx
-from .bundle import Bundle, default_bundle
+from .bundle import Bundle, default_bundle, read_bundle
 from .cache_folder import cache_folder, write_whole
 from .options import Options
 
@@ -56,24 +57,33 @@ def amx_works() -> bool:
 
 def attempt() -> bool:
     """The trial itself, in this process. It ends where llama.cpp crashes."""
-    without, *found = _logits(amx=False)[:1] + _logits(amx=True)
-    return all(_cosine(without, logits) >= CLOSE for logits in found)
+    pairs = zip(_logits(amx=False), _logits(amx=True), strict=True)
+    return all(_cosine(without, found) >= CLOSE for without, found in pairs)
 
 
 def _logits(*, amx: bool) -> list[Floats]:
-    """Logits after the same question, time and again, with ONNX Runtime at work before each."""
-    from .skingpt import SkinGPT  # which asks this module when it opens a bundle
+    """Logits of one sequence and of two together, time and again, with ONNX Runtime at work before each."""
+    from .skingpt import open_engines  # which asks this module when it opens a bundle
 
-    target = io.BytesIO()
+    bundle, target = read_bundle(default_bundle()), io.BytesIO()
     Image.radial_gradient("L").convert("RGB").save(target, "PNG")
+    vision, model = open_engines(bundle, Options(amx=amx, conversations=2))
+    before = model.tokenize(bundle.manifest.template.system, bos=True)
+    after = model.tokenize(bundle.manifest.questions[0].question, bos=False)
     found = []
-    options = Options(amx=amx, huge_pages=False, prompt_snapshot=False, image_cache=0)
-    with SkinGPT.open(default_bundle(), options=options) as model:
-        for number in range(ROUNDS):
-            image = model.embed(target.getvalue())
-            question = model.bundle.manifest.questions[number % 2].question
-            model.first_logits(image, question)
-            found.append(model.first_logits(model.embed(target.getvalue()), "What does this picture show, in detail?"))
+    for _ in range(ROUNDS):
+        rows = vision.embed(target.getvalue(), "trial").embeds
+        model.rewind(1, 0)
+        model.evaluate_tokens(1, 0, before)
+        model.evaluate_embeddings(1, len(before), rows)
+        model.evaluate_tokens(1, length := len(before) + len(rows), after)
+        found.append(model.logits())
+        vision.embed(target.getvalue(), "trial")
+        model.fork(1, 2, length + len(after))
+        pair = [Run(sequence, length + len(after), (after[sequence],)) for sequence in (1, 2)]
+        found.extend(np.array(model.evaluate_together(pair)))
+    vision.close()
+    model.close()
     return found
 
 
