@@ -18,7 +18,7 @@ from .threads import default_threads
 KV_BYTES = {"f32": 4.0, "f16": 2.0, "q8_0/f16": (34 / 32 + 2) / 2, "q8_0": 34 / 32}  # of a key or value, in the mean
 EVERYTHING_ELSE = 300_000_000  # bytes of libraries, activations and buffers, measured with 7B and 13B
 BUFFER = 1 << 28  # bytes read to measure the bandwidth; far beyond most caches
-SHARE = 0.5  # of the bandwidth that decoding reaches where it is slow: 7B on a Xeon, benchmarks/results
+SHARE = 0.43  # of the bandwidth that decoding reaches where it is slow: 7B on a Xeon, benchmarks/results
 PREFILL = 0.5  # seconds of an item of a prompt in seconds of a generated token, if not measured
 ANSWER_TOKENS = 120
 PROMPT_ITEMS = 60  # the picture and a question; the system prompt is computed once

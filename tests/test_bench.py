@@ -295,9 +295,8 @@ def test_a_run_that_ends_early_keeps_what_it_measured(tmp_path, monkeypatch, cap
     assert len(trials(results, OURS, "report")) == QUICK.trials
     missing = "the rest of this run, which ended before: growth, memory by conversations, profile of the vision encoder"
     assert missing in results["skipped"]
-    assert (
-        results["ratios"]["start_to_ready"]["value"] and results["ratios"]["ten_samples_vs_ten_runs"]["value"] is None
-    )
+    assert results["ratios"]["start_to_ready"]["value"] > 0
+    assert results["ratios"]["ten_samples_vs_ten_runs"]["value"] is None
     assert cli.main(["report", str(part), "-o", str(tmp_path / "report")]) == 0
     assert missing in (tmp_path / "report/report.md").read_text()
 
