@@ -45,6 +45,12 @@ def import_llama_cpp() -> Any:
     return llama_cpp
 
 
+def llama_cpp_build() -> str:
+    """This llama.cpp: its version and the processor features it was compiled for. Raises EngineUnavailable."""
+    lib = import_llama_cpp()
+    return f"llama-cpp-python {lib.__version__}; {lib.llama_print_system_info().decode()}"
+
+
 @cache
 def _keep_log(lib: Any) -> Any:
     @lib.llama_log_callback  # type: ignore[untyped-decorator]

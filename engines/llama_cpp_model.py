@@ -13,7 +13,7 @@ import numpy as np
 
 from .base import EngineInfo, Floats, Run
 from .errors import EngineError, EngineUnavailable, InputError
-from .gguf_header import import_llama_cpp, last_log
+from .gguf_header import import_llama_cpp, last_log, llama_cpp_build
 from .own_thread import OwnThread
 
 DEVICES = ("cpu", "cuda")
@@ -100,7 +100,7 @@ class LlamaCppModel:
         self._embedding_batch = lib.llama_batch_init(batch, self.n_embd, 1)
         version = f"llama-cpp-python {lib.__version__}"
         how = (kv_type, flash_attention, sequences, self.n_ctx, batch, device, gpu_layers, amx)
-        self.identity = f"{version}; {lib.llama_print_system_info().decode()}; {how}"
+        self.identity = f"{llama_cpp_build()}; {how}"
         """All that decides how the KV cache is laid out and what bits are in it, but for the weights."""
         self._thread = OwnThread("llama.cpp") if amx and has_amx(lib) else None
         self.info = EngineInfo("llama.cpp", version, device, precision, threads)

@@ -19,12 +19,13 @@ import numpy as np
 from PIL import Image
 
 from ..engines.base import Floats, Run
-from ..engines.gguf_header import import_llama_cpp
+from ..engines.gguf_header import import_llama_cpp, llama_cpp_build
 from ..engines.llama_cpp_model import has_amx
 from .bundle import Bundle, default_bundle, read_bundle
 from .cache_folder import cache_folder, write_whole
 from .options import Options
 
+SCHEMA = "skingpt-amx/1"  # changes with what the trial tries
 LEAST = 500_000_000  # bytes of a language model; with a small one the way to another thread and back takes too long
 CLOSE = 0.999  # cosine of the logits
 ROUNDS = 3
@@ -103,7 +104,7 @@ def _in_another_process() -> bool:
 def _note(lib: Any) -> Path | None:
     """Where the outcome is kept; None without a home directory."""
     built = Path(lib.__file__).stat().st_mtime_ns
-    key = json.dumps([lib.__version__, lib.llama_print_system_info().decode(), built])
+    key = json.dumps([SCHEMA, llama_cpp_build(), built])
     try:
         return cache_folder() / "amx" / f"{hashlib.sha256(key.encode()).hexdigest()[:32]}.json"
     except RuntimeError:

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from ..engines.errors import InputError
-from ..engines.gguf_header import read_gguf_header
+from ..engines.gguf_header import llama_cpp_build, read_gguf_header
 from ..engines.llama_cpp_model import LlamaCppModel
 from .bundle import Bundle
 from .cache_folder import cache_folder, write_whole
@@ -173,7 +173,10 @@ def remember(bundle: Bundle, tuning: Tuning) -> Path:
 
 
 def recall(bundle: Bundle) -> Tuning | None:
-    """What was measured before for this machine and bundle; None if nothing, or if it cannot be used."""
+    """What was measured before for this machine and bundle; None if nothing, or if it cannot be used.
+
+    Raises EngineUnavailable without llama.cpp.
+    """
     try:
         found = json.loads(_file(bundle).read_text())
         if found.pop("schema") != SCHEMA:
@@ -200,8 +203,8 @@ def _processor() -> str:
 
 
 def _versions() -> list[str]:
-    found = []
-    for package in ("onnxruntime", "onnxruntime-gpu", "llama-cpp-python"):
+    found = [llama_cpp_build()]  # compiled anew with other instructions, it has other seconds
+    for package in ("onnxruntime", "onnxruntime-gpu"):
         try:
             found.append(f"{package} {version(package)}")
         except PackageNotFoundError:

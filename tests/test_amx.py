@@ -53,6 +53,9 @@ def test_a_trial_that_differs_crashes_or_hangs_keeps_it_off_and_is_remembered(tr
     amx_trial.amx_works.cache_clear()
     monkeypatch.setattr(amx_trial, "TRIAL", f"raise SystemExit({int(works)})")
     assert amx_trial.amx_works() is works  # not tried again
+    amx_trial.amx_works.cache_clear()
+    monkeypatch.setattr(amx_trial, "SCHEMA", "another trial")
+    assert amx_trial.amx_works() is not works  # what an older trial found is not believed
 
 
 @pytest.mark.parametrize("content", ["", "[]", "{}"])

@@ -54,6 +54,13 @@ def test_a_note_that_cannot_be_used_is_ignored():
         assert tuning.recall(bundle) is None, broken
 
 
+def test_a_note_of_another_build_of_llama_cpp_is_not_used(monkeypatch):
+    bundle = read_bundle(default_bundle())
+    tuning.remember(bundle, MADE_UP)
+    monkeypatch.setattr(tuning, "llama_cpp_build", lambda: "the same version, compiled with other instructions")
+    assert tuning.recall(bundle) is None
+
+
 def test_options_given_are_kept():
     chosen = MADE_UP.apply(Options(threads=5))
     assert (chosen.threads, chosen.vision_threads, chosen.prefill_threads, chosen.kv_type) == (5, 5, 5, "q8_0")
