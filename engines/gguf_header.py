@@ -24,6 +24,8 @@ class GgufHeader:
     n_embd: int
     n_vocab: int
     n_layer: int
+    n_ff: int
+    """Width of the feed-forward layers."""
     kv_width: int
     """Width of a layer's keys for one token, and of its values: all heads that store them."""
     tensor_types: dict[str, int]
@@ -135,6 +137,7 @@ def _read(lib: ctypes.CDLL, context: int, name: str, size: int) -> GgufHeader:
     n_vocab = lib.gguf_get_arr_n(context, checked("tokenizer.ggml.tokens", array))
     # llama.cpp ends the process on some of these instead of refusing them.
     n_layer = number("llama.block_count", 1, 1000)
+    n_ff = number("llama.feed_forward_length", 1, 1 << 20)
     heads = number("llama.attention.head_count", 1, 1000)
     n_embd = number("llama.embedding_length", 1, 1 << 20)
     grouped = lib.gguf_find_key(context, b"llama.attention.head_count_kv") >= 0
@@ -155,6 +158,7 @@ def _read(lib: ctypes.CDLL, context: int, name: str, size: int) -> GgufHeader:
         n_embd=n_embd,
         n_vocab=n_vocab,
         n_layer=n_layer,
+        n_ff=n_ff,
         kv_width=n_embd // heads * kv_heads,
         file_type=types.get(number("general.file_type", 0, 1000), "unknown"),
         tensor_types={
@@ -187,6 +191,10 @@ def ggml_library() -> ctypes.CDLL:
         "gguf_get_n_tensors": ([pointer], index),
         "gguf_get_tensor_name": ([pointer, index], ctypes.c_char_p),
         "gguf_get_tensor_type": ([pointer, index], ctypes.c_int),
+        "ggml_backend_dev_by_type": ([ctypes.c_int], pointer),
+        "ggml_backend_dev_backend_reg": ([pointer], pointer),
+        "ggml_backend_reg_get_proc_address": ([pointer, ctypes.c_char_p], pointer),
+        "ggml_backend_buft_name": ([pointer], ctypes.c_char_p),
         "ggml_quantize_chunk": (
             [ctypes.c_int, pointer, pointer, index, index, index, pointer],
             ctypes.c_size_t,

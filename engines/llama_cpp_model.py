@@ -13,8 +13,9 @@ import numpy as np
 
 from .base import EngineInfo, Floats, Run
 from .errors import EngineError, EngineUnavailable, InputError
-from .gguf_header import import_llama_cpp, last_log, llama_cpp_build
+from .gguf_header import import_llama_cpp, last_log, llama_cpp_build, read_gguf_header
 from .own_thread import OwnThread
+from .weight_layouts import TYPES, overrides
 
 DEVICES = ("cpu", "cuda")
 KV_TYPES = {
@@ -62,7 +63,9 @@ class LlamaCppModel:
         if kv_type not in KV_TYPES:
             raise EngineError(f"KV type {kv_type!r} is unknown; known are {', '.join(KV_TYPES)}")
         layers = 0 if device == "cpu" else ALL_LAYERS if gpu_layers is None else gpu_layers
-        self._model = lib.llama_model_load_from_file(os.fsencode(path), _model_params(lib, layers, amx=amx))
+        own_layouts = device == "cpu" and has_amx(lib)
+        self._layouts = overrides(lib, read_gguf_header(path), amx=amx) if own_layouts else None
+        self._model = lib.llama_model_load_from_file(os.fsencode(path), _model_params(lib, layers, self._layouts))
         if not self._model:
             raise EngineError(f"{path.name}: llama.cpp cannot load it ({last_log()})")
         params = lib.llama_context_default_params()
@@ -99,7 +102,7 @@ class LlamaCppModel:
         self._token_batch = lib.llama_batch_init(batch, 0, 1)
         self._embedding_batch = lib.llama_batch_init(batch, self.n_embd, 1)
         version = f"llama-cpp-python {lib.__version__}"
-        how = (kv_type, flash_attention, sequences, self.n_ctx, batch, device, gpu_layers, amx)
+        how = (kv_type, flash_attention, sequences, self.n_ctx, batch, device, gpu_layers, amx, TYPES)
         self.identity = f"{llama_cpp_build()}; {how}"
         """All that decides how the KV cache is laid out and what bits are in it, but for the weights."""
         self._thread = OwnThread("llama.cpp") if amx and has_amx(lib) else None
@@ -227,11 +230,13 @@ class LlamaCppModel:
             self._context = self._model = None
 
 
-def _model_params(lib: Any, gpu_layers: int, *, amx: bool = False) -> Any:
+def _model_params(lib: Any, gpu_layers: int, layouts: Any = None) -> Any:
     params = lib.llama_model_default_params()
     # Mapped, the file's pages would stand beside the repacked weights: twice the memory at the same speed.
     load_mode = lib.LLAMA_LOAD_MODE_NONE
-    _set(params, n_gpu_layers=gpu_layers, load_mode=load_mode, use_extra_bufts=amx or not has_amx(lib))
+    _set(params, n_gpu_layers=gpu_layers, load_mode=load_mode, use_extra_bufts=not has_amx(lib))
+    if layouts is not None:
+        _set(params, tensor_buft_overrides=ctypes.addressof(layouts))
     return params
 
 
@@ -241,7 +246,7 @@ def has_amx(lib: Any) -> bool:
     It configures the tiles once per thread; where ONNX Runtime then configures them otherwise in the same thread, its
     results are wrong. So with AMX it computes in a thread of its own, whose OpenMP threads are its own, too. Built by
     GCC 12 without -fno-dse it crashes (llama.cpp pull request 26954), so who opens a model has to find out whether it
-    works before asking for it. Kept from AMX by `use_extra_bufts`, it has no kernels for repacked weights either.
+    works before asking for it.
     """
     return b"AMX_INT8 = 1" in lib.llama_print_system_info()
 

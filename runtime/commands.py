@@ -224,6 +224,9 @@ def _version(package: str) -> str:
         return "not installed"
 
 
+AMX_WORDS = {None: "", True: "; weights laid out for AMX", False: "; weights not laid out for AMX"}
+
+
 def tune(options: Namespace) -> int:
     """Measure what is fastest on this machine and remember it."""
     bundle = open_bundle(options.bundle or default_bundle(), progress=_hashing)
@@ -234,7 +237,7 @@ def tune(options: Namespace) -> int:
     else:
         print(
             f"fastest here: {found.vision_threads} threads for vision, {found.prefill_threads} for prompts, "
-            f"{found.threads} for answers; KV cache {found.kv_type}\n"
+            f"{found.threads} for answers; KV cache {found.kv_type}{AMX_WORDS[found.amx]}\n"
             f"remembered in {target}; --no-tuning ignores it"
         )
     return 0

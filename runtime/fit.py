@@ -65,8 +65,13 @@ def measure_fit(bundle: Bundle, speed: tuple[float, float] | None = None) -> Fit
     else:
         token = bundle.manifest.files[llm.file].size / (SHARE * read_bandwidth(default_threads()))
         item = PREFILL * token
-    seconds = ANSWER_TOKENS * token + PROMPT_ITEMS * item
+    seconds = answer_seconds(item, token)
     return Fit(needed_memory(bundle, header, llm.kv_type), available_memory(), seconds, measured=speed is not None)
+
+
+def answer_seconds(item: float, token: float) -> float:
+    """Seconds until an answer is whole, from those of a prompt's item and of a token."""
+    return ANSWER_TOKENS * token + PROMPT_ITEMS * item
 
 
 def needed_memory(bundle: Bundle, header: GgufHeader, kv_type: str) -> int:

@@ -1,6 +1,7 @@
-"""Which threads and which KV type are fastest on this machine, measured once and remembered per machine and bundle.
+"""Which threads, weight layout and KV type are fastest here: measured once, remembered per machine and bundle.
 
-Threads change only how fast a result is there. The type of the KV cache changes the result a little: a smaller one is
+Threads change only how fast a result is there; the weights' layout changes last bits, and AMX is considered only where
+a trial found that it computes the same. The type of the KV cache changes the result a little: a smaller one is
 taken only where memory is short and only if the model then chooses the tokens it would choose otherwise, as often as
 the exporter asks of a bundle.
 """
@@ -9,7 +10,8 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -19,14 +21,15 @@ import numpy as np
 from ..engines.errors import InputError
 from ..engines.gguf_header import llama_cpp_build, read_gguf_header
 from ..engines.llama_cpp_model import LlamaCppModel
+from .amx_trial import use_amx
 from .bundle import Bundle
 from .cache_folder import cache_folder, write_whole
-from .fit import available_memory, needed_memory
+from .fit import answer_seconds, available_memory, needed_memory
 from .options import Options
 from .skingpt import open_language_model, open_vision
 from .threads import default_threads
 
-SCHEMA = "skingpt-tuning/1"
+SCHEMA = "skingpt-tuning/2"
 PROMPT, ANSWER, TRIALS = 32, 8, 3
 LEAST_AGREEMENT = 0.95
 COMPARED = 64  # tokens
@@ -41,6 +44,8 @@ class Tuning:
     vision_threads: int
     prefill_threads: int
     kv_type: str
+    amx: bool | None
+    """Whether the language model's weights are laid out for AMX; None where there is no choice."""
     seconds: dict[str, dict[str, float]]
     """By stage and number of threads: vision, prefill (an item), decode (a token); the fastest of the trials."""
 
@@ -58,6 +63,7 @@ class Tuning:
             vision_threads=options.vision_threads or options.threads or self.vision_threads,
             prefill_threads=options.prefill_threads or options.threads or self.prefill_threads,
             kv_type=options.kv_type or self.kv_type,
+            amx=self.amx if options.amx is None else options.amx,
         )
 
 
@@ -68,20 +74,30 @@ def tune(bundle: Bundle, *, max_memory: int | None = None, say: Callable[[str], 
     """
     kv_type = _kv_type(bundle, max_memory, say)
     counts = sorted({1, *_halves(default_threads()), *_halves(os.cpu_count() or 1)})
-    seconds: dict[str, dict[str, float]] = {"vision": {}, "prefill": {}, "decode": {}}
+    vision: dict[str, float] = {}
     for count in counts:
-        seconds["vision"][str(count)] = _vision_seconds(bundle, count)
-        say(f"vision with {count} threads: {seconds['vision'][str(count)]:.3f} s a picture")
-    model = open_language_model(bundle, Options(kv_type=kv_type))
-    try:
+        vision[str(count)] = _vision_seconds(bundle, count)
+        say(f"vision with {count} threads: {vision[str(count)]:.3f} s a picture")
+    layouts = (True, False) if use_amx(bundle, Options()) else (None,)
+    found = {amx: _language_model_seconds(bundle, Options(kv_type=kv_type, amx=amx), counts, say) for amx in layouts}
+    amx = min(found, key=lambda amx: answer_seconds(*(min(times.values()) for times in found[amx].values())))
+    seconds = {"vision": vision, **found[amx]}
+    threads = {stage: int(min(times, key=lambda count: times[count])) for stage, times in seconds.items()}
+    return Tuning(threads["decode"], threads["vision"], threads["prefill"], kv_type, amx, seconds)
+
+
+def _language_model_seconds(
+    bundle: Bundle, options: Options, counts: Sequence[int], say: Callable[[str], None]
+) -> dict[str, dict[str, float]]:
+    """Seconds of an item of a prompt (`prefill`) and of a token (`decode`), each by number of threads."""
+    seconds: dict[str, dict[str, float]] = {"prefill": {}, "decode": {}}
+    how = {None: "", True: ", AMX", False: ", no AMX"}[options.amx]
+    with closing(open_language_model(bundle, options)) as model:
         for count in counts:
             prefill, decode = _language_seconds(model, count)
             seconds["prefill"][str(count)], seconds["decode"][str(count)] = prefill, decode
-            say(f"language model with {count} threads: {prefill:.4f} s a prompt's item, {decode:.4f} s a token")
-    finally:
-        model.close()
-    fastest = {stage: int(min(found, key=lambda count: found[count])) for stage, found in seconds.items()}
-    return Tuning(fastest["decode"], fastest["vision"], fastest["prefill"], kv_type, seconds)
+            say(f"language model with {count} threads{how}: {prefill:.4f} s a prompt's item, {decode:.4f} s a token")
+    return seconds
 
 
 def _halves(count: int) -> Iterator[int]:

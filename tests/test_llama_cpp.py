@@ -11,7 +11,7 @@ from support import FORMAT_1
 
 
 @pytest.mark.parametrize(("info", "repacked"), [(b"AVX512 = 1 | AMX_INT8 = 1 | ", False), (b"AVX512 = 1 | ", True)])
-def test_a_build_with_amx_is_kept_from_it_unless_asked(info, repacked):
+def test_a_build_with_amx_does_not_choose_layouts_itself(info, repacked):
     lib = import_llama_cpp()
     built = SimpleNamespace(
         llama_print_system_info=lambda: info,
@@ -19,7 +19,6 @@ def test_a_build_with_amx_is_kept_from_it_unless_asked(info, repacked):
         LLAMA_LOAD_MODE_NONE=lib.LLAMA_LOAD_MODE_NONE,
     )
     assert _model_params(built, 0).use_extra_bufts is repacked
-    assert _model_params(built, 0, amx=True).use_extra_bufts is True
 
 
 @pytest.fixture

@@ -1,6 +1,7 @@
 """What `skingpt tune` remembers and `skingpt info` says beforehand."""
 
 import json
+import os
 from dataclasses import replace
 
 import pytest
@@ -11,10 +12,11 @@ from skingpt_edge.runtime.bundle import default_bundle, read_bundle
 from skingpt_edge.runtime.cli import memory_size
 from skingpt_edge.runtime.fit import Fit, needed_memory
 from skingpt_edge.runtime.options import Options
+from skingpt_edge.runtime.threads import default_threads
 from support import ROOT, run
 
 PICTURE = sorted((ROOT / "runtime/demo/pictures").glob("*.jpg"))[0]
-MADE_UP = tuning.Tuning(threads=3, vision_threads=1, prefill_threads=2, kv_type="q8_0", seconds={})
+MADE_UP = tuning.Tuning(threads=3, vision_threads=1, prefill_threads=2, kv_type="q8_0", amx=False, seconds={})
 
 
 @pytest.fixture(autouse=True)
@@ -49,7 +51,7 @@ def test_a_note_that_cannot_be_used_is_ignored():
     target = tuning.remember(bundle, MADE_UP)
     assert tuning.recall(bundle) == MADE_UP
     whole = target.read_text()
-    for broken in ("", "[]", whole.replace("tuning/1", "tuning/9"), whole.replace('"threads": 3', '"threads": -3')):
+    for broken in ("", "[]", whole.replace("tuning/2", "tuning/9"), whole.replace('"threads": 3', '"threads": -3')):
         target.write_text(broken)
         assert tuning.recall(bundle) is None, broken
 
@@ -65,6 +67,33 @@ def test_options_given_are_kept():
     chosen = MADE_UP.apply(Options(threads=5))
     assert (chosen.threads, chosen.vision_threads, chosen.prefill_threads, chosen.kv_type) == (5, 5, 5, "q8_0")
     assert MADE_UP.apply(Options()).vision_threads == 1
+    assert MADE_UP.apply(Options()).amx is False
+    assert MADE_UP.apply(Options(amx=True)).amx is True
+
+
+@pytest.mark.parametrize(
+    ("amx", "plain", "taken"),
+    [
+        # 120 tokens and 60 items: the faster prompt is worth it only while tokens are nearly as fast
+        ({"prefill": 0.03, "decode": 0.25}, {"prefill": 0.05, "decode": 0.22}, False),
+        ({"prefill": 0.03, "decode": 0.25}, {"prefill": 0.05, "decode": 0.245}, True),
+    ],
+)
+def test_of_two_layouts_the_one_with_the_faster_answer_is_kept(amx, plain, taken, monkeypatch):
+    opened, said = [], []
+
+    def timed(model, threads):
+        opened.append(model.identity)
+        found = amx if len(opened) <= len(opened_once) else plain
+        return found["prefill"] / threads, found["decode"] / threads
+
+    opened_once = sorted({1, *tuning._halves(default_threads()), *tuning._halves(os.cpu_count())})
+    monkeypatch.setattr(tuning, "use_amx", lambda *_: True)
+    monkeypatch.setattr(tuning, "_language_seconds", timed)
+    found = tuning.tune(read_bundle(default_bundle()), say=said.append)
+    assert found.amx is taken
+    assert len(set(opened)) == 2
+    assert sum(", AMX:" in line for line in said) == sum(", no AMX:" in line for line in said) == len(opened_once)
 
 
 def test_too_little_memory_is_refused_and_a_smaller_kv_cache_is_compared_first():
