@@ -49,13 +49,13 @@ def make_parser() -> argparse.ArgumentParser:
     run.add_argument("--threads", type=int, metavar="N", help="(the physical cores)")
     run.add_argument("--device", choices=DEVICES, default="cpu", help="of the whole model (%(default)s)")
     run.add_argument("--vision-device", choices=DEVICES, help="of vision alone, if another")
+    run.add_argument("--before", type=Path, metavar="ONNX", help="vision encoder of an earlier export, to profile, too")
     run.add_argument("-o", dest="output", type=Path, default=Path("results.json"), metavar="FILE", help="(%(default)s)")
     run.set_defaults(run=_run)
 
     report = sub.add_parser("report", help="results as Markdown, HTML and plots")
     report.add_argument("results", type=Path, nargs="+", metavar="RESULTS")
     report.add_argument("-o", dest="folder", type=Path, required=True, metavar="DIR")
-    report.add_argument("--before", type=Path, metavar="RESULTS", help="an earlier profile of the vision encoder")
     report.set_defaults(run=_report)
 
     compare = sub.add_parser("compare", help="what B is to A, with spread")
@@ -68,6 +68,9 @@ def make_parser() -> argparse.ArgumentParser:
 def _problem(options: argparse.Namespace) -> str | None:
     """What is wrong with the options' values; found before minutes are spent on measuring."""
     threads, output = getattr(options, "threads", None), getattr(options, "output", None)
+    before = getattr(options, "before", None)
+    if before and not before.is_file():
+        return f"--before: {before} is no file"
     if threads is not None and not 1 <= threads <= 1024:
         return f"--threads is {threads}, expected 1 to 1024"
     if output and (not output.absolute().parent.is_dir() or (output.exists() and not output.is_file())):
@@ -85,6 +88,7 @@ def _run(options: argparse.Namespace) -> None:
         threads=options.threads,
         device=options.device,
         vision_device=options.vision_device,
+        before=options.before,
     )
     unfinished, kept = options.output.with_name(f"{options.output.name}.part"), False
     try:
@@ -101,7 +105,7 @@ def _run(options: argparse.Namespace) -> None:
 def _report(options: argparse.Namespace) -> None:
     from .report import write_report
 
-    write_report(options.results, options.folder, options.before)
+    write_report(options.results, options.folder)
 
 
 def _compare(options: argparse.Namespace) -> None:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from ..engines.errors import EngineError
@@ -54,6 +55,7 @@ class Measured:
     energy: Json = field(default_factory=dict)
     growth: dict[str, dict[int, list[float]]] = field(default_factory=lambda: defaultdict(lambda: defaultdict(list)))
     operators: list[Json] = field(default_factory=list)
+    operators_before: list[Json] = field(default_factory=list)
     python_share: list[float] = field(default_factory=list)
     """Percent of a report."""
     ten_runs: list[float] = field(default_factory=list)
@@ -67,10 +69,19 @@ class Measurement:
     """One run of a suite on one bundle."""
 
     def __init__(
-        self, bundle: Bundle, sizes: Sizes, threads: int, dtypes: tuple[str, ...], devices: tuple[str, str]
+        self,
+        bundle: Bundle,
+        sizes: Sizes,
+        threads: int,
+        dtypes: tuple[str, ...],
+        devices: tuple[str, str],
+        before: Path | None = None,
     ) -> None:
-        """`dtypes` of the baseline in torch, none for no baseline; `devices` of the language model and of vision."""
-        self._devices = devices
+        """`dtypes` of the baseline in torch, none for no baseline; `devices` of the language model and of vision.
+
+        `before`: the vision encoder's graph of an earlier export, profiled beside this one's.
+        """
+        self._devices, self._before = devices, before
         self.found = Measured()
         self._bundle, self._path = bundle, str(bundle.path)
         self._sizes, self._threads, self._dtypes = sizes, threads, dtypes
@@ -237,8 +248,11 @@ class Measurement:
                 self.found.growth["memory_by_conversations"][count].append(worker.opened["peak_anon"])
 
     def _profile(self) -> None:
+        runs = self._sizes.profile_runs
         with self._worker("profile") as worker:
-            self.found.operators = worker.ask("vision_encoder", runs=self._sizes.profile_runs)
+            if self._before:
+                self.found.operators_before = worker.ask("vision_encoder", runs=runs, graph=str(self._before))
+            self.found.operators = worker.ask("vision_encoder", runs=runs)
 
     def _keep(self, engine: str, state: str, seconds: Mapping[str, float]) -> None:
         for stage, value in seconds.items():

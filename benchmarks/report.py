@@ -12,48 +12,32 @@ from .growth_plots import plot_growth
 from .memory_plots import plot_memory
 from .operator_plots import plot_profile
 from .plots import check_plotter, plot_limits, plot_stages, plot_time, save
-from .report_input import Results, read_all, read_profile
+from .report_input import Results, read_all
 from .summary import summary
 from .tables import PARTS
 from .wording import GROWTH, name_of, si
 
 TITLE = "SkinGPT Edge: how fast and how large"
-Profile = list[dict[str, Any]]
 
 
-def write_report(paths: Sequence[Path], folder: Path, before: Path | None = None) -> None:
+def write_report(paths: Sequence[Path], folder: Path) -> None:
     """Write `report.md`, `report.html` and the PNGs of one or several results into `folder`.
 
-    `before` holds an earlier profile of the vision encoder, shown beside the one of the same bundle: results, or
-    their `profile` object. Raises InputError, EngineUnavailable without matplotlib.
+    Raises InputError, EngineUnavailable without matplotlib.
     """
     check_plotter()
     if not paths:
         raise InputError("a report needs at least one results file of `skingpt-bench run`")
     every = read_all(paths)
-    earlier = _earlier(every, before)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         blocks = [Heading(TITLE, 1), *_introduction(every)]
         for slug, results in zip(_slugs(every), every, strict=True):
-            blocks += _chapter(results, folder, slug, earlier.get(results["bundle"]["name"]))
+            blocks += _chapter(results, folder, slug)
         (folder / "report.md").write_text(as_markdown(blocks), encoding="utf-8")
         (folder / "report.html").write_text(as_html(TITLE, blocks), encoding="utf-8")
     except OSError as error:
         raise InputError(f"{error.filename or folder}: the report cannot be written: {error.strerror}") from None
-
-
-def _earlier(every: Sequence[Results], before: Path | None) -> dict[str, Profile]:
-    """The earlier profile by the name of its bundle."""
-    if not before:
-        return {}
-    name, profile = read_profile(before)
-    names = [results["bundle"]["name"] for results in every]
-    if name is None and len(names) > 1:
-        raise InputError(f"{before}: says not of which bundle it is: give it a bundle.name, one of {', '.join(names)}")
-    if name is not None and name not in names:
-        raise InputError(f"{before}: a profile of {name!r}, but the results are of {', '.join(names)}")
-    return {name or names[0]: profile}
 
 
 def _slugs(every: Sequence[Results]) -> list[str]:
@@ -79,7 +63,7 @@ def _introduction(every: Sequence[Results]) -> list[Block]:
     return [Paragraph(text), Heading("Side by side", 2), summary(every)]
 
 
-def _chapter(results: Results, folder: Path, slug: str, before: Profile | None) -> list[Block]:
+def _chapter(results: Results, folder: Path, slug: str) -> list[Block]:
     """Everything about one bundle."""
 
     def picture(kind: str, figure: Any | None, caption: str) -> list[Block]:
@@ -89,7 +73,7 @@ def _chapter(results: Results, folder: Path, slug: str, before: Profile | None) 
         save(figure, file)
         return [Picture(file, f"{results['bundle']['name']}: {kind}", caption)]
 
-    profile = results["profile"].get("vision_encoder", [])
+    profile, before = (results["profile"].get(f"vision_encoder{when}", []) for when in ("", "_before"))
     blocks: list[Block] = [Heading(results["bundle"]["name"], 2), tables.measured_on(results)]
     blocks += [Heading("Ratios and their targets"), tables.targets(results)] if results["ratios"] else []
     caption = f"Medians. “{PARTS[3]}” is the whole less the other parts: prefill of the prompt, sampling, bookkeeping."
@@ -107,6 +91,7 @@ def _chapter(results: Results, folder: Path, slug: str, before: Profile | None) 
         blocks += [Heading("Memory"), *picture("memory", plot_memory(results), ""), tables.memory(results)]
     if profile:
         caption = "ONNX Runtime's own profile, operators of one type together; the profiler itself costs a little."
+        caption += " Before: an earlier export, profiled in the same minute." if before else ""
         drawn = picture("profile", plot_profile(profile, before), caption)
         blocks += [Heading("Vision encoder by operator"), *drawn, tables.profile(profile, before)]
     blocks += [Heading("Energy"), Paragraph(_energy(results["energy"]))]

@@ -87,20 +87,6 @@ def read_all(paths: Sequence[Path]) -> list[Results]:
     return found
 
 
-def read_profile(path: Path) -> tuple[str | None, list[dict[str, Any]]]:
-    """The vision encoder's profile in a file, and the name of its bundle if that is there.
-
-    The file holds results, or `{"profile": …, "bundle": {"name": …}}`, or the profile object alone.
-    Raises InputError.
-    """
-    document = _read_json(path)
-    profile = document.get("profile", document)
-    _check(profile, {"vision_encoder": [OPERATOR]}, "", path)
-    bundle = document.get("bundle")
-    name = bundle.get("name") if isinstance(bundle, dict) else None
-    return (name if isinstance(name, str) else None), profile["vision_encoder"]
-
-
 def _read_json(path: Path) -> dict[str, Any]:
     try:
         document = json.loads(path.read_text(encoding="utf-8"), parse_constant=_refuse_constant)

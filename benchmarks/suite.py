@@ -37,9 +37,11 @@ def run_suite(
     threads: int | None = None,
     device: str = "cpu",
     vision_device: str | None = None,
+    before: Path | None = None,
 ) -> Iterator[Json]:
     """Measure a bundle with one of SUITES, and with one of BASELINES beside it.
 
+    `before`: the vision encoder of an earlier export of the same model (an ONNX file), whose profile is taken, too.
     Yields results that are ever more complete; all but the last name what is missing among what was skipped.
     Raises BundleError, EngineError, EngineUnavailable if a package that measuring needs is not installed.
     """
@@ -49,7 +51,7 @@ def run_suite(
     dtypes = BASELINES[baseline] if baseline else ()
     created = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
     busy = machine.busy()
-    measurement = Measurement(bundle, sizes, threads, dtypes, (device, vision_device or device))
+    measurement = Measurement(bundle, sizes, threads, dtypes, (device, vision_device or device), before)
     for found, missing in measurement.run():
         if not missing:
             busy = max(busy, machine.busy())
@@ -78,7 +80,7 @@ def _results(found: Measured, bundle: Bundle, sizes: Sizes) -> Json:
         "memory": found.memory,
         "energy": found.energy,
         "growth": _growth(found),
-        "profile": {"vision_encoder": found.operators},
+        "profile": {"vision_encoder": found.operators, "vision_encoder_before": found.operators_before},
         "ratios": _ratios(found, vision, llama),
     }
 

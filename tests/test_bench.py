@@ -12,7 +12,7 @@ from skingpt_edge.benchmarks.sizes import SUITES
 from skingpt_edge.benchmarks.work import vision_sizes
 from skingpt_edge.benchmarks.worker import Worker
 from skingpt_edge.runtime.bundle import default_bundle, read_bundle
-from support import ROOT
+from support import FORMAT_1, ROOT
 
 SCHEMA = json.loads((ROOT / "benchmarks/results.schema.json").read_text())
 QUICK = SUITES["quick"]
@@ -22,7 +22,8 @@ OURS, F32, BF16 = "skingpt", "torch float32", "torch bfloat16"
 @pytest.fixture(scope="module")
 def results(tmp_path_factory):
     file = tmp_path_factory.mktemp("bench") / "results.json"
-    command = ["run", str(default_bundle()), "--suite", "quick", "--baseline", "torch", "-o", str(file)]
+    earlier = ["--before", str(FORMAT_1 / "vision_encoder.onnx")]
+    command = ["run", str(default_bundle()), "--suite", "quick", "--baseline", "torch", *earlier, "-o", str(file)]
     assert cli.main(command) == 0
     assert list(file.parent.iterdir()) == [file]
     return json.loads(file.read_text())
@@ -145,6 +146,9 @@ def test_the_profile_is_largest_first_and_for_one_picture(results):
     assert seconds == sorted(seconds, reverse=True)
     blocks = vision_sizes(read_bundle(default_bundle())).depth
     assert next(entry["calls"] for entry in operators if entry["op"] == "Softmax") == blocks
+    other = vision_sizes(read_bundle(FORMAT_1)).depth
+    before = results["profile"]["vision_encoder_before"]
+    assert next(entry["calls"] for entry in before if entry["op"] == "Softmax") == other != blocks
 
 
 def test_a_run_that_ends_early_keeps_what_it_measured(tmp_path, monkeypatch, capsys):
@@ -187,6 +191,7 @@ USAGE = [
     ["run", "x", "--threads", "0"],
     ["run", "x", "-o", "/no/such/folder/results.json"],
     ["run", "x", "-o", "/dev/null"],
+    ["run", "x", "--before", "/no/such/encoder.onnx"],
     ["report", "x"],
 ]
 
