@@ -34,7 +34,7 @@ class Timing:
     seconds: list[float]
 
 
-def measure(path: Path, threads: int, kv_type: str, rounds: int = ROUNDS) -> list[Timing]:
+def measure(path: Path, threads: int, kv_type: str, *, amx: bool, rounds: int = ROUNDS) -> list[Timing]:
     """Every size in turn, round after round, so that a slow minute meets them all. Raises EngineError, InputError."""
     model = LlamaCppModel(
         path,
@@ -45,7 +45,7 @@ def measure(path: Path, threads: int, kv_type: str, rounds: int = ROUNDS) -> lis
         kv_type=kv_type,
         flash_attention=kv_type != "q8_0/f16",
         sequences=max(ANSWERS),
-        amx=amx_works(),
+        amx=amx,
     )
     collapse()
     model.evaluate_tokens(0, 0, range(5, 5 + PREFIX))
@@ -73,10 +73,10 @@ def _once(model: LlamaCppModel, kind: str, count: int) -> float:
     return seconds
 
 
-def table(path: Path, found: list[Timing]) -> str:
+def table(path: Path, found: list[Timing], *, amx: bool) -> str:
     """The figures as Markdown."""
     lines = [
-        f"{path.name}, {path.stat().st_size / 1e9:.2f} GB",
+        f"## {path.parent.name}/{path.name}, {path.stat().st_size / 1e9:.2f} GB, {'AMX' if amx else 'no AMX'}",
         "",
         "| rows in a call | median | min | a row | weights read in a second |",
         "| --- | ---: | ---: | ---: | ---: |",
@@ -97,7 +97,9 @@ def main() -> None:
     parser.add_argument("--kv-type", choices=KV_TYPES, default="q8_0/f16", help="(%(default)s)")
     options = parser.parse_args()
     for path in options.files:
-        print(table(path, measure(path, options.threads, options.kv_type)), end="\n\n", flush=True)
+        for amx in (True, False) if amx_works() else (False,):
+            found = measure(path, options.threads, options.kv_type, amx=amx)
+            print(table(path, found, amx=amx), end="\n\n", flush=True)
 
 
 if __name__ == "__main__":
