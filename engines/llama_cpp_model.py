@@ -106,7 +106,8 @@ class LlamaCppModel:
         self.identity = f"{llama_cpp_build()}; {how}"
         """All that decides how the KV cache is laid out and what bits are in it, but for the weights."""
         self._thread = OwnThread("llama.cpp") if amx and has_amx(lib) else None
-        self.info = EngineInfo("llama.cpp", version, device, precision, threads)
+        ran = f"{version} with AMX" if self._thread else version
+        self.info = EngineInfo("llama.cpp", ran, device, precision, threads)
 
     def tokenize(self, text: str, *, bos: bool) -> list[int]:
         self._check_open()

@@ -98,11 +98,13 @@ def test_with_amx_llama_cpp_computes_in_one_thread_of_its_own(monkeypatch):
     lib, threads = import_llama_cpp(), []
     plain = lib.llama_decode
     monkeypatch.setattr("skingpt_edge.engines.llama_cpp_model.has_amx", lambda _: True)
+    monkeypatch.setattr("skingpt_edge.engines.llama_cpp_model.overrides", lambda *_, **__: None)  # needs a real AMX
     monkeypatch.setattr(lib, "llama_decode", lambda *a: threads.append(threading.current_thread().name) or plain(*a))
     for amx in (True, False):
         model = LlamaCppModel(FORMAT_1 / "llm.gguf", context=256, threads=1, precision="q8_0", amx=amx)
         model.evaluate_tokens(1, 0, [1, 5, 9])
         model.logits()
+        assert model.info.version.endswith("with AMX") is amx
         model.close()
     assert threads[0].startswith("llama.cpp")
     assert threads[1] == threading.current_thread().name
