@@ -105,7 +105,7 @@ class LlamaCppModel:
         how = (kv_type, flash_attention, sequences, self.n_ctx, batch, device, gpu_layers, amx, TYPES)
         self.identity = f"{llama_cpp_build()}; {how}"
         """All that decides how the KV cache is laid out and what bits are in it, but for the weights."""
-        self._thread = OwnThread("llama.cpp") if amx and has_amx(lib) else None
+        self._thread = OwnThread("llama.cpp") if amx and own_layouts else None
         ran = f"{version} with AMX" if self._thread else version
         self.info = EngineInfo("llama.cpp", ran, device, precision, threads)
 

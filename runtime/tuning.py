@@ -63,7 +63,8 @@ class Tuning:
             vision_threads=options.vision_threads or options.threads or self.vision_threads,
             prefill_threads=options.prefill_threads or options.threads or self.prefill_threads,
             kv_type=options.kv_type or self.kv_type,
-            amx=self.amx if options.amx is None else options.amx,
+            # A note may turn AMX off only: whether it works here is for the trial to say, which knows newer builds.
+            amx=False if options.amx is None and self.amx is False else options.amx,
         )
 
 

@@ -69,6 +69,7 @@ def test_options_given_are_kept():
     assert MADE_UP.apply(Options()).vision_threads == 1
     assert MADE_UP.apply(Options()).amx is False
     assert MADE_UP.apply(Options(amx=True)).amx is True
+    assert replace(MADE_UP, amx=True).apply(Options()).amx is None  # for the trial to say
 
 
 @pytest.mark.parametrize(
