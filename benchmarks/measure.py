@@ -250,9 +250,12 @@ class Measurement:
     def _profile(self) -> None:
         runs = self._sizes.profile_runs
         with self._worker("profile") as worker:
-            if self._before:
-                self.found.operators_before = worker.ask("vision_encoder", runs=runs, graph=str(self._before))
             self.found.operators = worker.ask("vision_encoder", runs=runs)
+            if self._before:
+                try:
+                    self.found.operators_before = worker.ask("vision_encoder", runs=runs, graph=str(self._before))
+                except EngineError as error:  # the last of an hour's steps: the rest is not lost for it
+                    self.found.skipped.append(f"the profile of {self._before.name}: {error}")
 
     def _keep(self, engine: str, state: str, seconds: Mapping[str, float]) -> None:
         for stage, value in seconds.items():

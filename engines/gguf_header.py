@@ -142,6 +142,9 @@ def _read(lib: ctypes.CDLL, context: int, name: str, size: int) -> GgufHeader:
     n_embd = number("llama.embedding_length", 1, 1 << 20)
     grouped = lib.gguf_find_key(context, b"llama.attention.head_count_kv") >= 0
     kv_heads = number("llama.attention.head_count_kv", 1, heads) if grouped else heads
+    for part in ("key", "value"):  # other widths than those that follow from the heads are not known here
+        if lib.gguf_find_key(context, f"llama.attention.{part}_length".encode()) >= 0:
+            number(f"llama.attention.{part}_length", n_embd // heads, n_embd // heads)
     for token in ("bos", "eos"):
         number(f"tokenizer.ggml.{token}_token_id", 0, n_vocab - 1)
     for wanted in ("llama.attention.layer_norm_rms_epsilon", "llama.rope.freq_base"):

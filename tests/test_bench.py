@@ -151,6 +151,15 @@ def test_the_profile_is_largest_first_and_for_one_picture(results):
     assert next(entry["calls"] for entry in before if entry["op"] == "Softmax") == other != blocks
 
 
+def test_an_earlier_graph_that_is_none_costs_only_its_own_profile():
+    bundle, graph = read_bundle(default_bundle()), ROOT / "README.md"
+    measurement = Measurement(bundle, SUITES["quick"], 1, (), ("cpu", "cpu"), graph)
+    measurement._profile()
+    assert measurement.found.operators
+    assert not measurement.found.operators_before
+    assert measurement.found.skipped[0].startswith("the profile of README.md: ")
+
+
 def test_a_run_that_ends_early_keeps_what_it_measured(tmp_path, monkeypatch, capsys):
     def interrupted(_):
         raise KeyboardInterrupt

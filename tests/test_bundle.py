@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from skingpt_edge.engines.errors import BundleError, EngineError, InputError
+from skingpt_edge.engines.gguf_header import read_gguf_header
 from skingpt_edge.runtime import bundle as bundle_module
 from skingpt_edge.runtime.bundle import MANIFEST, open_bundle, read_bundle
 from skingpt_edge.runtime.manifest import read_manifest
@@ -204,6 +205,18 @@ def test_a_header_that_would_abort_llama_cpp_is_refused(key, value, copy):
     data[at : at + 4] = value
     replace_llm(copy, bytes(data))
     with pytest.raises(BundleError, match=f"llm.gguf: {key} is"):
+        open_bundle(copy)
+
+
+def test_heads_of_a_width_of_their_own_are_refused(copy):
+    name, other = b"llama.rope.dimension_count", b"llama.attention.key_length"  # as long, and the same number
+    data = bytearray((copy / "llm.gguf").read_bytes().replace(name, other))
+    replace_llm(copy, bytes(data))
+    read_gguf_header(copy / "llm.gguf")
+    at = data.index(other) + len(other) + 4
+    data[at : at + 4] = struct.pack("<I", 7)
+    replace_llm(copy, bytes(data))
+    with pytest.raises(BundleError, match=r"llama.attention.key_length is 7, expected (\d+) to \1"):
         open_bundle(copy)
 
 
