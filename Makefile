@@ -1,8 +1,9 @@
 PYTHON ?= python3
 # Options for the installation of torch, for instance PyTorch's own index of CPU builds: see README.
 TORCH_OPTIONS ?=
-# Built by GCC 12 with dead-store elimination, llama.cpp's AMX code crashes (llama.cpp pull request 26954).
-LLAMA_FLAGS := $(if $(shell grep -m1 -o amx_int8 /proc/cpuinfo 2>/dev/null),CFLAGS=-fno-dse CXXFLAGS=-fno-dse)
+# On Xeons with AMX, llama.cpp is built as for any other processor: see CONTRIBUTING.md.
+NO_AMX = -march=native -mno-amx-tile -mno-amx-int8 -mno-amx-bf16
+LLAMA_FLAGS := $(if $(shell grep -m1 -o amx_int8 /proc/cpuinfo 2>/dev/null),CMAKE_ARGS=-DGGML_NATIVE=OFF CFLAGS="$(NO_AMX)" CXXFLAGS="$(NO_AMX)")
 PIP = bin/pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
 .PHONY: demo demo-model demo-accuracy test check clean
@@ -16,7 +17,7 @@ demo: .venv/.installed
 demo-model: .venv-test/.installed
 	.venv-test/bin/skingpt-export demo-model -o out/demo-model $(RESUME)
 
-# The README's table and plot, from the checkpoints of demo-model.
+# The table and plot of docs/demonstration-model.md, from the checkpoints of demo-model.
 demo-accuracy: .venv-test/.installed
 	.venv-test/bin/python -m skingpt_edge.export.demo.report out/demo-model benchmarks/results/demo
 

@@ -5,6 +5,7 @@ SkinGPTError                 base: catch this one
 │   ├── ImageError           the picture: not an image, truncated, too large, …
 │   └── QuestionError        the question does not fit into the context
 ├── BundleError              the bundle is damaged, of another version, or its parts do not fit (exit code 4)
+├── Cancelled                the user stopped an answer (exit code 130)
 ├── ExportError              a checkpoint cannot be turned into a bundle (exit code 4)
 │   └── ParityError          a bundle does not compute the original's function within its limits
 └── EngineError              a library failed while it ran (exit code 6)
@@ -37,6 +38,12 @@ class BundleError(SkinGPTError):
     """The bundle is damaged, of an unknown format, or its parts do not fit together."""
 
     exit_code = 4
+
+
+class Cancelled(SkinGPTError):
+    """The user stopped an answer before it was finished."""
+
+    exit_code = 130
 
 
 class ExportError(SkinGPTError):

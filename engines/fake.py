@@ -1,75 +1,81 @@
 """A language model that says what it is told to, for trying the runtime's own logic without weights."""
 
+import json
 from collections.abc import Sequence
 
 import numpy as np
 
-from .base import EngineInfo, Floats, Run
+from .base import EmbeddingSegment, EngineInfo, Floats, TokenSegment
 from .errors import EngineError
 
-FIRST_PIECE = 300  # token ids: 0 to 2 special, 3 to 258 bytes, from here on the scripted pieces
+BOS, EOS = 1, 2
+FIRST_SCRIPTED = 300  # token ids: 0 to 2 special, 3 to 258 bytes, from here on the scripted tokens
 
 
 class FakeLanguageModel:
-    """Answers the first prompt with the first script, the next with the next, and so on.
+    """Answers the first prompt with a picture with the first script, the next with the next, and so on.
 
-    Text is tokenised a byte a token. It keeps its cache as strictly as llama.cpp: evaluating anywhere but at
-    the end of a sequence, or beyond the context, is an error.
+    Text is tokenised a byte a token; a script is a list of tokens' bytes. It keeps its cache as strictly as llama.cpp:
+    evaluating anywhere but at the end of a sequence, or beyond the context or the batch, is an error.
     """
 
-    def __init__(self, answers: Sequence[Sequence[bytes]], *, n_embd: int = 4, n_ctx: int = 4096) -> None:
+    def __init__(
+        self, answers: Sequence[Sequence[bytes]], *, n_embd: int = 4, n_ctx: int = 4096, n_batch: int = 64
+    ) -> None:
         self.n_embd = n_embd
         self.n_ctx = n_ctx
-        self.n_batch = 64
-        self.eos = 2
-        self.info = EngineInfo("fake", "1", "cpu", "none", 1)
+        self.n_batch = n_batch
+        self.info = EngineInfo("fake", "1", "cpu", 1)
+        self.identity = f"fake of width {n_embd}"
         self.cells: dict[int, list[object]] = {}
         self.evaluated = 0
         """Tokens and embeddings computed so far."""
         self.calls: list[tuple[int, ...]] = []
         """The sequences that each evaluation served."""
-        self._pieces = sorted({piece for answer in answers for piece in answer})
+        self.threads = (1, 1)
+        self._scripted = sorted({token for answer in answers for token in answer})
         self._answers = answers
         self._begun = 0
         self._saying: dict[int, int] = {}  # by sequence, the script it says
         self._said: dict[int, int] = {}
-        self._latest = 0
-        self.n_vocab = FIRST_PIECE + len(self._pieces)
+        self.n_vocab = FIRST_SCRIPTED + len(self._scripted)
+
+    def said(self, sequence: int) -> int:
+        """Tokens of its script that a sequence has been given back so far."""
+        return self._said.get(sequence, 0)
 
     def tokenize(self, text: str, *, bos: bool) -> list[int]:
-        return [1] * bos + [3 + byte for byte in text.encode()]
+        return [BOS] * bos + [3 + byte for byte in text.encode()]
 
-    def piece(self, token: int) -> bytes:
-        return self._pieces[token - FIRST_PIECE] if token >= FIRST_PIECE else bytes([token - 3])
+    def token_bytes(self, token: int) -> bytes:
+        return self._scripted[token - FIRST_SCRIPTED] if token >= FIRST_SCRIPTED else bytes([token - 3])
 
-    def evaluate_tokens(self, sequence: int, position: int, tokens: Sequence[int]) -> None:
-        self.calls.append((sequence,))
-        self._put(sequence, position, list(tokens))
-        self._hear(sequence, tokens)
-
-    def evaluate_embeddings(self, sequence: int, position: int, embeddings: Floats) -> None:
-        if embeddings.shape[1:] != (self.n_embd,):
-            raise EngineError(f"embeddings have shape {embeddings.shape}, expected (n, {self.n_embd})")
-        self.calls.append((sequence,))
-        self._put(sequence, position, [row.tobytes() for row in embeddings])
-        self._latest = sequence
-
-    def evaluate_together(self, runs: Sequence[Run]) -> Floats:
-        if sum(len(run.tokens) for run in runs) > self.n_batch:
-            raise EngineError(f"more than {self.n_batch} tokens together")
-        self.calls.append(tuple(run.sequence for run in runs))
+    def evaluate(self, segments: Sequence[TokenSegment]) -> Floats:
+        self._check_room(sum(map(len, segments)))
+        self.calls.append(tuple(segment.sequence for segment in segments))
         rows = []
-        for run in runs:
-            self._put(run.sequence, run.position, list(run.tokens))
-            self._hear(run.sequence, run.tokens)
-            rows.append(self.logits())
+        for segment in segments:
+            self._put(segment.sequence, segment.position, list(segment.tokens))
+            self._hear(segment.sequence, segment.tokens)
+            rows.append(self._logits(segment.sequence))
         return np.stack(rows)
 
+    def evaluate_embeddings(self, segment: EmbeddingSegment) -> Floats:
+        if segment.embeddings.shape[1:] != (self.n_embd,):
+            raise EngineError(f"embeddings have shape {segment.embeddings.shape}, expected (n, {self.n_embd})")
+        self._check_room(len(segment))
+        self.calls.append((segment.sequence,))
+        self._put(segment.sequence, segment.position, [row.tobytes() for row in segment.embeddings])
+        return self._logits(segment.sequence)
+
+    def _check_room(self, count: int) -> None:
+        if not 1 <= count <= self.n_batch:
+            raise EngineError(f"{count} tokens or embeddings in one call, expected 1 to {self.n_batch}")
+
     def _hear(self, sequence: int, tokens: Sequence[int]) -> None:
-        self._latest = sequence
-        if len(tokens) == 1 and tokens[0] >= FIRST_PIECE:
+        if len(tokens) == 1 and tokens[0] >= FIRST_SCRIPTED:
             self._said[sequence] += 1
-        elif self._said.get(sequence):  # a prompt may come in pieces, and still gets one answer
+        elif self._said.get(sequence):  # a prompt may come in chunks, and still gets one answer
             self._saying.pop(sequence, None)
 
     def _put(self, sequence: int, position: int, items: Sequence[object]) -> None:
@@ -81,22 +87,40 @@ class FakeLanguageModel:
         cells.extend(items)
         self.evaluated += len(items)
 
-    def logits(self) -> Floats:
-        sequence = self._latest
+    def _logits(self, sequence: int) -> Floats:
         logits = np.zeros(self.n_vocab, np.float32)
+        if not any(isinstance(cell, bytes) for cell in self.cells[sequence]):
+            logits[EOS] = 1  # nothing was asked about a picture yet
+            return logits
         if sequence not in self._saying:
             self._saying[sequence], self._said[sequence] = self._begun, 0
             self._begun += 1
         answer, said = self._answers[self._saying[sequence] % len(self._answers)], self._said[sequence]
-        token = FIRST_PIECE + self._pieces.index(answer[said]) if said < len(answer) else self.eos
+        token = FIRST_SCRIPTED + self._scripted.index(answer[said]) if said < len(answer) else EOS
         logits[token] = 1
         return logits
 
     def fork(self, source: int, target: int, length: int) -> None:
-        self.cells[target] = self.cells[source][:length]
+        self.cells[target] = self.cells.get(source, [])[:length]
 
     def rewind(self, sequence: int, length: int) -> None:
         del self.cells.setdefault(sequence, [])[length:]
+
+    def snapshot(self, sequence: int) -> bytes:
+        cells = self.cells.get(sequence, [])
+        return json.dumps([cell.hex() if isinstance(cell, bytes) else cell for cell in cells]).encode()
+
+    def restore(self, sequence: int, data: bytes) -> None:
+        if self.cells.get(sequence):
+            raise EngineError(f"sequence {sequence} is not empty")
+        try:
+            cells = json.loads(data)
+            self.cells[sequence] = [bytes.fromhex(cell) if isinstance(cell, str) else cell for cell in cells]
+        except ValueError:
+            raise EngineError("not a snapshot of this model") from None
+
+    def set_threads(self, threads: int, prefill_threads: int) -> None:
+        self.threads = (threads, prefill_threads)
 
     def close(self) -> None:
         self.cells.clear()

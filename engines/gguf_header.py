@@ -1,19 +1,13 @@
-"""llama.cpp's library, loaded quietly, and what it reads in a GGUF file's header without loading the model."""
+"""What a GGUF file's header says, read without loading the model."""
 
 import ctypes
 import math
 import os
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
-from typing import Any
 
-from .errors import BundleError, EngineUnavailable
-
-_log_tail: list[str] = []
-_listeners: list[Callable[[str], None]] = []
+from .errors import BundleError
+from .llama_cpp_library import GgufInitParams, file_types, ggml_library, import_llama_cpp, last_log
 
 
 @dataclass(frozen=True)
@@ -24,74 +18,15 @@ class GgufHeader:
     n_embd: int
     n_vocab: int
     n_layer: int
-    n_ff: int
-    """Width of the feed-forward layers."""
     kv_width: int
     """Width of a layer's keys for one token, and of its values: all heads that store them."""
     tensor_types: dict[str, int]
     """ggml type number of each tensor by name."""
+    special_tokens: dict[str, int]
+    """Token ids of `unknown`, `bos` and `eos`, as far as the file names them."""
     has_chat_template: bool
     file_type: str
     """llama.cpp's name for the mixture of tensor types, such as `q4_k_m`."""
-
-
-@cache
-def import_llama_cpp() -> Any:
-    """The `llama_cpp` module, its log kept instead of printed. Raises EngineUnavailable."""
-    try:
-        import llama_cpp
-    except ImportError:
-        raise EngineUnavailable("the llama.cpp engine is not installed: pip install 'skingpt-edge[cpu]'") from None
-    llama_cpp.llama_log_set(_keep_log(llama_cpp), ctypes.c_void_p(0))
-    llama_cpp.llama_backend_init()
-    return llama_cpp
-
-
-def llama_cpp_build() -> str:
-    """This llama.cpp: its version and the processor features it was compiled for. Raises EngineUnavailable."""
-    lib = import_llama_cpp()
-    return f"llama-cpp-python {lib.__version__}; {lib.llama_print_system_info().decode()}"
-
-
-@cache
-def _keep_log(lib: Any) -> Any:
-    @lib.llama_log_callback  # type: ignore[untyped-decorator]
-    def keep(level: int, text: bytes, _: object) -> None:
-        line = text.decode(errors="replace").strip()
-        for listener in _listeners:
-            listener(line)
-        if level in (3, 4):  # warnings and errors
-            _log_tail.append(line)
-            del _log_tail[:-5]
-
-    return keep
-
-
-def last_log() -> str:
-    """What llama.cpp said last, for an error message."""
-    return "; ".join(_log_tail[-2:]) or "it gave no reason"
-
-
-def file_types() -> dict[str, int]:
-    """llama.cpp's names for the precisions of a whole file, and its numbers for them."""
-    lib = import_llama_cpp()
-    prefix = "LLAMA_FTYPE_MOSTLY_"
-    found = {name[len(prefix) :].lower(): getattr(lib, name) for name in dir(lib) if name.startswith(prefix)}
-    return {"f32": lib.LLAMA_FTYPE_ALL_F32, **found}
-
-
-@contextmanager
-def log_listener(listener: Callable[[str], None]) -> Iterator[None]:
-    """Let `listener` hear each line llama.cpp logs; its quantiser tells its progress no other way."""
-    _listeners.append(listener)
-    try:
-        yield
-    finally:
-        _listeners.remove(listener)
-
-
-class _InitParams(ctypes.Structure):
-    _fields_ = (("no_alloc", ctypes.c_bool), ("ctx", ctypes.c_void_p))
 
 
 def read_gguf_header(path: Path) -> GgufHeader:
@@ -101,7 +36,7 @@ def read_gguf_header(path: Path) -> GgufHeader:
     """
     import_llama_cpp()
     lib = ggml_library()
-    context = lib.gguf_init_from_file(os.fsencode(path), _InitParams(True, None))
+    context = lib.gguf_init_from_file(os.fsencode(path), GgufInitParams(True, None))
     if not context:
         raise BundleError(f"{path.name}: not a GGUF file that llama.cpp can read ({last_log()})")
     try:
@@ -137,7 +72,7 @@ def _read(lib: ctypes.CDLL, context: int, name: str, size: int) -> GgufHeader:
     n_vocab = lib.gguf_get_arr_n(context, checked("tokenizer.ggml.tokens", array))
     # llama.cpp ends the process on some of these instead of refusing them.
     n_layer = number("llama.block_count", 1, 1000)
-    n_ff = number("llama.feed_forward_length", 1, 1 << 20)
+    number("llama.feed_forward_length", 1, 1 << 20)
     heads = number("llama.attention.head_count", 1, 1000)
     n_embd = number("llama.embedding_length", 1, 1 << 20)
     grouped = lib.gguf_find_key(context, b"llama.attention.head_count_kv") >= 0
@@ -145,8 +80,9 @@ def _read(lib: ctypes.CDLL, context: int, name: str, size: int) -> GgufHeader:
     for part in ("key", "value"):  # other widths than those that follow from the heads are not known here
         if lib.gguf_find_key(context, f"llama.attention.{part}_length".encode()) >= 0:
             number(f"llama.attention.{part}_length", n_embd // heads, n_embd // heads)
-    for token in ("bos", "eos"):
-        number(f"tokenizer.ggml.{token}_token_id", 0, n_vocab - 1)
+    special = {token: number(f"tokenizer.ggml.{token}_token_id", 0, n_vocab - 1) for token in ("bos", "eos")}
+    if lib.gguf_find_key(context, b"tokenizer.ggml.unknown_token_id") >= 0:
+        special["unknown"] = number("tokenizer.ggml.unknown_token_id", 0, n_vocab - 1)
     for wanted in ("llama.attention.layer_norm_rms_epsilon", "llama.rope.freq_base"):
         found = lib.gguf_get_val_f32(context, checked(wanted, float32))
         if not 0 < found < math.inf:
@@ -161,49 +97,12 @@ def _read(lib: ctypes.CDLL, context: int, name: str, size: int) -> GgufHeader:
         n_embd=n_embd,
         n_vocab=n_vocab,
         n_layer=n_layer,
-        n_ff=n_ff,
         kv_width=n_embd // heads * kv_heads,
         file_type=types.get(number("general.file_type", 0, 1000), "unknown"),
         tensor_types={
             lib.gguf_get_tensor_name(context, i).decode(errors="replace"): lib.gguf_get_tensor_type(context, i)
             for i in tensors
         },
+        special_tokens=special,
         has_chat_template=lib.gguf_find_key(context, b"tokenizer.chat_template") >= 0,
     )
-
-
-@cache
-def ggml_library() -> ctypes.CDLL:
-    """llama.cpp's ggml library, with the signatures of the functions used here and in export."""
-    # Looked up through libllama, so that this is the very ggml it uses: the wheel holds copies of the file, and a
-    # second one would log elsewhere.
-    lib: ctypes.CDLL = import_llama_cpp().llama_cpp._lib
-    pointer, index = ctypes.c_void_p, ctypes.c_int64
-    signatures = {
-        "gguf_init_from_file": ([ctypes.c_char_p, _InitParams], pointer),
-        "gguf_free": ([pointer], None),
-        "gguf_find_key": ([pointer, ctypes.c_char_p], index),
-        "gguf_get_kv_type": ([pointer, index], ctypes.c_int),
-        "gguf_get_val_u32": ([pointer, index], ctypes.c_uint32),
-        "gguf_get_val_f32": ([pointer, index], ctypes.c_float),
-        "gguf_get_data_offset": ([pointer], ctypes.c_size_t),
-        "gguf_get_tensor_offset": ([pointer, index], ctypes.c_size_t),
-        "gguf_get_tensor_size": ([pointer, index], ctypes.c_size_t),
-        "gguf_get_val_str": ([pointer, index], ctypes.c_char_p),
-        "gguf_get_arr_n": ([pointer, index], ctypes.c_size_t),
-        "gguf_get_n_tensors": ([pointer], index),
-        "gguf_get_tensor_name": ([pointer, index], ctypes.c_char_p),
-        "gguf_get_tensor_type": ([pointer, index], ctypes.c_int),
-        "ggml_backend_dev_by_type": ([ctypes.c_int], pointer),
-        "ggml_backend_dev_backend_reg": ([pointer], pointer),
-        "ggml_backend_reg_get_proc_address": ([pointer, ctypes.c_char_p], pointer),
-        "ggml_backend_buft_name": ([pointer], ctypes.c_char_p),
-        "ggml_quantize_chunk": (
-            [ctypes.c_int, pointer, pointer, index, index, index, pointer],
-            ctypes.c_size_t,
-        ),
-    }
-    for name, (arguments, result) in signatures.items():
-        function = getattr(lib, name)
-        function.argtypes, function.restype = arguments, result
-    return lib

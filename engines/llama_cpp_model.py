@@ -11,103 +11,73 @@ from typing import Any
 
 import numpy as np
 
-from .base import EngineInfo, Floats, Run
+from .base import EmbeddingSegment, EngineInfo, Floats, LanguageModelSetup, TokenSegment
 from .errors import EngineError, EngineUnavailable, InputError
-from .gguf_header import import_llama_cpp, last_log, llama_cpp_build, read_gguf_header
-from .own_thread import OwnThread
-from .weight_layouts import TYPES, overrides
+from .llama_cpp_library import cpu_features, import_llama_cpp, last_log
 
-DEVICES = ("cpu", "cuda")
-KV_TYPES = {
-    "f32": ("GGML_TYPE_F32", "GGML_TYPE_F32"),
-    "f16": ("GGML_TYPE_F16", "GGML_TYPE_F16"),
-    "q8_0/f16": ("GGML_TYPE_Q8_0", "GGML_TYPE_F16"),
-    "q8_0": ("GGML_TYPE_Q8_0", "GGML_TYPE_Q8_0"),
-}
-"""Types of the KV cache: of its keys and of its values. Values of q8_0 need flash attention."""
-BATCH = 128  # tokens or embeddings evaluated by one call, at most; a first prompt is about as long
-ALL_LAYERS = 999
+
+def build() -> str:
+    """This llama.cpp: its version and the processor features it was compiled for. Raises EngineUnavailable."""
+    return f"llama-cpp-python {import_llama_cpp().__version__}; {cpu_features()}"
 
 
 class LlamaCppModel:
-    """A Llama run by llama.cpp with a KV cache of `cells` cells, `context` unless given, that all sequences share.
+    """A Llama run by llama.cpp. All sequences share the KV cache's cells, so that a forked prefix is stored once."""
 
-    `gpu_layers` of a device other than the CPU are computed there, all unless given. `amx` lets a build that has AMX
-    use it: see `has_amx`.
-    """
-
-    def __init__(
-        self,
-        path: Path,
-        *,
-        context: int,
-        threads: int,
-        precision: str,
-        kv_type: str = "f16",
-        flash_attention: bool = True,
-        sequences: int = 2,
-        cells: int | None = None,
-        batch: int = BATCH,
-        prefill_threads: int | None = None,
-        device: str = "cpu",
-        gpu_layers: int | None = None,
-        amx: bool = False,
-    ) -> None:
+    def __init__(self, path: Path, setup: LanguageModelSetup) -> None:
+        """Raises EngineError, EngineUnavailable, InputError for a context the model was not trained for."""
         self._lib = lib = import_llama_cpp()
-        if device not in DEVICES:
-            raise EngineUnavailable(f"device {device!r} is unknown; known are {', '.join(DEVICES)}")
-        if device != "cpu" and not lib.llama_supports_gpu_offload():
-            raise EngineUnavailable(f"device {device!r} was asked for, but this llama.cpp runs on the CPU only")
-        if gpu_layers is not None and device == "cpu":
-            raise InputError(f"gpu_layers is {gpu_layers}, but the device is the CPU: ask for device 'cuda'")
-        if kv_type not in KV_TYPES:
-            raise EngineError(f"KV type {kv_type!r} is unknown; known are {', '.join(KV_TYPES)}")
-        layers = 0 if device == "cpu" else ALL_LAYERS if gpu_layers is None else gpu_layers
-        own_layouts = device == "cpu" and has_amx(lib)
-        self._layouts = overrides(lib, read_gguf_header(path), amx=amx) if own_layouts else None
-        self._model = lib.llama_model_load_from_file(os.fsencode(path), _model_params(lib, layers, self._layouts))
+        if setup.device != "cpu" and not lib.llama_supports_gpu_offload():
+            raise EngineUnavailable(f"device {setup.device!r} was asked for, but this llama.cpp runs on the CPU only")
+        if setup.layout == "repacked" and "AMX_INT8 = 1" in cpu_features():
+            # It would repack for AMX, whose results are wrong where ONNX Runtime runs in the same thread.
+            raise EngineUnavailable(
+                "this llama.cpp was built with AMX, which gives wrong results here: build it as CONTRIBUTING.md says, "
+                "or ask for layout 'plain', which is right and slower"
+            )
+        self._model = lib.llama_model_load_from_file(os.fsencode(path), _model_params(lib, setup))
         if not self._model:
             raise EngineError(f"{path.name}: llama.cpp cannot load it ({last_log()})")
-        params = lib.llama_context_default_params()
-        _set(
-            params,
-            n_ctx=cells or context,
-            n_batch=batch,
-            n_ubatch=batch,
-            n_seq_max=sequences,
-            n_threads=threads,
-            n_threads_batch=prefill_threads or threads,
-            type_k=getattr(lib, KV_TYPES[kv_type][0]),
-            type_v=getattr(lib, KV_TYPES[kv_type][1]),
-            flash_attn_type=(
-                lib.LLAMA_FLASH_ATTN_TYPE_ENABLED if flash_attention else lib.LLAMA_FLASH_ATTN_TYPE_DISABLED
-            ),
-            kv_unified=True,  # a forked prefix then shares its cells instead of being copied
-        )
         trained = lib.llama_model_n_ctx_train(self._model)
-        if context > trained:
+        if setup.context > trained:
             lib.llama_model_free(self._model)
-            raise InputError(f"context is {context}, but this model was trained for at most {trained}")
-        self._context = lib.llama_init_from_model(self._model, params)
+            raise InputError(f"context is {setup.context}, but this model was trained for at most {trained}")
+        self._context = lib.llama_init_from_model(self._model, _context_params(lib, setup))
         if not self._context:
             lib.llama_model_free(self._model)
-            raise EngineError(f"{path.name}: llama.cpp cannot make a context of {cells or context} ({last_log()})")
+            raise EngineError(f"{path.name}: llama.cpp cannot make a context of {setup.cells} ({last_log()})")
         self._memory = lib.llama_get_memory(self._context)
         self._vocab = lib.llama_model_get_vocab(self._model)
         self.n_embd: int = lib.llama_model_n_embd(self._model)
         self.n_vocab: int = lib.llama_vocab_n_tokens(self._vocab)
-        self.n_ctx = cells or context
-        self.n_batch = batch
-        self.eos: int = lib.llama_vocab_eos(self._vocab)
-        self._token_batch = lib.llama_batch_init(batch, 0, 1)
-        self._embedding_batch = lib.llama_batch_init(batch, self.n_embd, 1)
-        version = f"llama-cpp-python {lib.__version__}"
-        how = (kv_type, flash_attention, sequences, self.n_ctx, batch, device, gpu_layers, amx, TYPES)
-        self.identity = f"{llama_cpp_build()}; {how}"
-        """All that decides how the KV cache is laid out and what bits are in it, but for the weights."""
-        self._thread = OwnThread("llama.cpp") if amx and own_layouts else None
-        ran = f"{version} with AMX" if self._thread else version
-        self.info = EngineInfo("llama.cpp", ran, device, precision, threads)
+        self.n_ctx = setup.cells
+        self.n_batch = setup.batch
+        self._token_batch = lib.llama_batch_init(setup.batch, 0, 1)
+        self._embedding_batch = lib.llama_batch_init(setup.batch, self.n_embd, 1)
+        self._setup = setup
+        how = (setup.kv_type, setup.flash_attention, setup.sequences, setup.cells, setup.batch, setup.device)
+        self.identity = f"{build()}; {(*how, setup.gpu_layers, setup.layout)}"
+
+    @property
+    def info(self) -> EngineInfo:
+        """Read from llama.cpp itself, not from what it was asked."""
+        self._check_open()
+        lib, buffer = self._lib, ctypes.create_string_buffer(128)
+        lib.llama_model_desc(self._model, buffer, len(buffer))
+        return EngineInfo(
+            engine="llama.cpp",
+            version=f"llama-cpp-python {lib.__version__}",
+            device=self._setup.device,
+            threads=lib.llama_n_threads(self._context),
+            details={
+                "model": buffer.value.decode(errors="replace"),
+                "prefill_threads": lib.llama_n_threads_batch(self._context),
+                "cells": lib.llama_n_ctx(self._context),
+                "sequences": lib.llama_n_seq_max(self._context),
+                "batch": lib.llama_n_batch(self._context),
+                "cpu_features": cpu_features().strip(),
+            },
+        )
 
     def tokenize(self, text: str, *, bos: bool) -> list[int]:
         self._check_open()
@@ -119,7 +89,7 @@ class LlamaCppModel:
             raise EngineError(f"llama.cpp cannot tokenise a text of {len(data)} bytes")
         return list(ids[:count])
 
-    def piece(self, token: int) -> bytes:
+    def token_bytes(self, token: int) -> bytes:
         self._check_open()
         size = 256
         while True:
@@ -130,42 +100,37 @@ class LlamaCppModel:
             size = -count
 
     def set_threads(self, threads: int, prefill_threads: int) -> None:
-        """Compute single tokens and longer runs with so many threads from now on."""
         self._check_open()
         self._lib.llama_set_n_threads(self._context, threads, prefill_threads)
 
-    def evaluate_tokens(self, sequence: int, position: int, tokens: Sequence[int]) -> None:
-        for start in range(0, len(tokens), self.n_batch):
-            chunk = tokens[start : start + self.n_batch]
-            for i, token in enumerate(chunk):
-                self._token_batch.token[i] = token
-            self._decode(self._token_batch, len(chunk), sequence, position + start)
-
-    def evaluate_embeddings(self, sequence: int, position: int, embeddings: Floats) -> None:
-        if embeddings.ndim != 2 or embeddings.shape[1] != self.n_embd:
-            raise EngineError(f"embeddings have shape {embeddings.shape}, expected (n, {self.n_embd})")
-        for start in range(0, len(embeddings), self.n_batch):
-            chunk = np.ascontiguousarray(embeddings[start : start + self.n_batch], dtype=np.float32)
-            ctypes.memmove(self._embedding_batch.embd, chunk.ctypes.data, chunk.nbytes)
-            self._decode(self._embedding_batch, len(chunk), sequence, position + start)
-
-    def evaluate_together(self, runs: Sequence[Run]) -> Floats:
+    def evaluate(self, segments: Sequence[TokenSegment]) -> Floats:
+        self._check_room(sum(map(len, segments)))
         batch, ends, count = self._token_batch, [], 0
-        if (total := sum(len(run.tokens) for run in runs)) > self.n_batch:
-            raise EngineError(f"{total} tokens were to be evaluated together, at most {self.n_batch} can be")
-        for run in runs:
-            for i, token in enumerate(run.tokens):
+        for segment in segments:
+            for i, token in enumerate(segment.tokens):
                 batch.token[count] = token
-                self._place(batch, count, run.sequence, run.position + i, last=i == len(run.tokens) - 1)
+                self._place(batch, count, segment.sequence, segment.position + i, last=i == len(segment) - 1)
                 count += 1
             ends.append(count - 1)
-        self._evaluate(batch, count)
+        self._decode(batch, count)
         return np.stack([self._logits_after(end) for end in ends])
 
-    def _decode(self, batch: Any, count: int, sequence: int, position: int) -> None:
+    def evaluate_embeddings(self, segment: EmbeddingSegment) -> Floats:
+        if segment.embeddings.ndim != 2 or segment.embeddings.shape[1] != self.n_embd:
+            raise EngineError(f"embeddings have shape {segment.embeddings.shape}, expected (n, {self.n_embd})")
+        count = len(segment)
+        self._check_room(count)
+        rows = np.ascontiguousarray(segment.embeddings, dtype=np.float32)
+        ctypes.memmove(self._embedding_batch.embd, rows.ctypes.data, rows.nbytes)
         for i in range(count):
-            self._place(batch, i, sequence, position + i, last=i == count - 1)
-        self._evaluate(batch, count)
+            self._place(self._embedding_batch, i, segment.sequence, segment.position + i, last=i == count - 1)
+        self._decode(self._embedding_batch, count)
+        return self._logits_after(count - 1).copy()
+
+    def _check_room(self, count: int) -> None:
+        self._check_open()
+        if not 1 <= count <= self.n_batch:
+            raise EngineError(f"{count} tokens or embeddings in one call, expected 1 to {self.n_batch}")
 
     def _place(self, batch: Any, i: int, sequence: int, position: int, *, last: bool) -> None:
         batch.pos[i] = position
@@ -173,18 +138,12 @@ class LlamaCppModel:
         batch.seq_id[i][0] = sequence
         batch.logits[i] = last
 
-    def _evaluate(self, batch: Any, count: int) -> None:
-        self._check_open()
+    def _decode(self, batch: Any, count: int) -> None:
         batch.n_tokens = count
-        decode = self._lib.llama_decode
-        status = self._thread(decode, self._context, batch) if self._thread else decode(self._context, batch)
+        status = self._lib.llama_decode(self._context, batch)
         if status != 0:
             reason = "the KV cache is full" if status == 1 else last_log()
             raise EngineError(f"llama.cpp could not evaluate {count} items at {batch.pos[0]}: {reason}")
-
-    def logits(self) -> Floats:
-        self._check_open()
-        return self._logits_after(-1).copy()
 
     def _logits_after(self, item: int) -> Floats:
         """llama.cpp's own array, valid until it evaluates again."""
@@ -202,7 +161,6 @@ class LlamaCppModel:
             raise EngineError(f"llama.cpp could not rewind sequence {sequence} to {length}")
 
     def snapshot(self, sequence: int) -> bytes:
-        """The KV cache of a sequence, for `restore` into a model of the same `identity`."""
         self._check_open()
         size = self._lib.llama_state_seq_get_size(self._context, sequence)
         buffer = (ctypes.c_uint8 * size)()
@@ -210,7 +168,6 @@ class LlamaCppModel:
         return ctypes.string_at(buffer, written)
 
     def restore(self, sequence: int, data: bytes) -> None:
-        """Put a snapshot into an empty sequence. Raises EngineError if llama.cpp does not take it."""
         self._check_open()
         buffer = (ctypes.c_uint8 * len(data)).from_buffer_copy(data)
         if self._lib.llama_state_seq_set_data(self._context, buffer, len(data), sequence) != len(data):
@@ -222,8 +179,6 @@ class LlamaCppModel:
 
     def close(self) -> None:
         if self._context:
-            if self._thread:
-                self._thread.close()
             self._lib.llama_batch_free(self._token_batch)
             self._lib.llama_batch_free(self._embedding_batch)
             self._lib.llama_free(self._context)
@@ -231,25 +186,36 @@ class LlamaCppModel:
             self._context = self._model = None
 
 
-def _model_params(lib: Any, gpu_layers: int, layouts: Any = None) -> Any:
+def _model_params(lib: Any, setup: LanguageModelSetup) -> Any:
     params = lib.llama_model_default_params()
-    # Mapped, the file's pages would stand beside the repacked weights: twice the memory at the same speed.
-    load_mode = lib.LLAMA_LOAD_MODE_NONE
-    _set(params, n_gpu_layers=gpu_layers, load_mode=load_mode, use_extra_bufts=not has_amx(lib))
-    if layouts is not None:
-        _set(params, tensor_buft_overrides=ctypes.addressof(layouts))
+    _set(
+        params,
+        n_gpu_layers=setup.gpu_layers,
+        # Mapped, the file's pages would stand beside the repacked weights: twice the memory at the same speed.
+        load_mode=lib.LLAMA_LOAD_MODE_NONE,
+        use_extra_bufts=setup.layout == "repacked",
+    )
     return params
 
 
-def has_amx(lib: Any) -> bool:
-    """Whether this llama.cpp was built to use the AMX tiles of recent Xeons.
-
-    It configures the tiles once per thread; where ONNX Runtime then configures them otherwise in the same thread, its
-    results are wrong. So with AMX it computes in a thread of its own, whose OpenMP threads are its own, too. Built by
-    GCC 12 without -fno-dse it crashes (llama.cpp pull request 26954), so who opens a model has to find out whether it
-    works before asking for it.
-    """
-    return b"AMX_INT8 = 1" in lib.llama_print_system_info()
+def _context_params(lib: Any, setup: LanguageModelSetup) -> Any:
+    keys, _, values = setup.kv_type.partition("/")
+    attention = "ENABLED" if setup.flash_attention else "DISABLED"
+    params = lib.llama_context_default_params()
+    _set(
+        params,
+        n_ctx=setup.cells,
+        n_batch=setup.batch,
+        n_ubatch=setup.batch,
+        n_seq_max=setup.sequences,
+        n_threads=setup.threads,
+        n_threads_batch=setup.prefill_threads,
+        type_k=getattr(lib, f"GGML_TYPE_{keys.upper()}"),
+        type_v=getattr(lib, f"GGML_TYPE_{(values or keys).upper()}"),
+        flash_attn_type=getattr(lib, f"LLAMA_FLASH_ATTN_TYPE_{attention}"),
+        kv_unified=True,  # a forked prefix then shares its cells instead of being copied
+    )
+    return params
 
 
 def _set(params: Any, **values: Any) -> None:

@@ -1,42 +1,40 @@
 """Graphs run by ONNX Runtime."""
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
-from .base import Array, EngineInfo, TensorSpec
+from .base import Array, EngineInfo, GraphSetup, TensorSpec
 from .errors import BundleError, EngineError, EngineUnavailable
 
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 
 
+def build() -> str:
+    """This ONNX Runtime's version and what it can run on. Raises EngineUnavailable."""
+    lib = _import()
+    return f"onnxruntime {lib.__version__}; {', '.join(lib.get_available_providers())}"
+
+
 class OrtGraph:
     """A graph run by ONNX Runtime on the device asked for, or an error."""
 
-    def __init__(self, path: Path, *, device: str, precision: str, threads: int) -> None:
+    def __init__(self, path: Path, setup: GraphSetup) -> None:
         """Raises BundleError for a file that is no graph, EngineUnavailable for a device that is not there."""
-        try:
-            import onnxruntime
-        except ImportError:
-            raise EngineUnavailable(
-                "the onnxruntime engine is not installed: pip install 'skingpt-edge[cpu]'"
-            ) from None
-        if device not in PROVIDERS:
-            raise EngineUnavailable(f"device {device!r} is unknown; known are {', '.join(PROVIDERS)}")
-        if PROVIDERS[device] not in onnxruntime.get_available_providers():
-            raise EngineUnavailable(
-                f"device {device!r} was asked for, but this onnxruntime has only "
-                f"{', '.join(onnxruntime.get_available_providers())}"
-            )
-        options, providers = session_options(threads), [PROVIDERS[device]]
-        try:
-            self._session: Any = onnxruntime.InferenceSession(str(path), options, providers=providers)
-        except Exception as error:  # ONNX Runtime's exceptions share no base but Exception
-            raise BundleError(f"{path.name}: ONNX Runtime cannot load it: {error}") from error
+        self._session: Any = _open(path, setup)
         self._name = path.name
-        self.info = EngineInfo("onnxruntime", onnxruntime.__version__, device, precision, threads)
+        self._setup = setup
         self.inputs = tuple(_spec(arg) for arg in self._session.get_inputs())
         self.outputs = tuple(_spec(arg) for arg in self._session.get_outputs())
+        self.info = EngineInfo(
+            engine="onnxruntime",
+            version=_import().__version__,
+            device=setup.device,
+            threads=self._session.get_session_options().intra_op_num_threads,
+            details={"providers": ", ".join(self._session.get_providers())},
+        )
 
     def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
         names = [output.name for output in self.outputs]
@@ -51,18 +49,47 @@ class OrtGraph:
         self._session = None
 
 
-def session_options(threads: int) -> Any:
-    """ONNX Runtime's `SessionOptions` of every graph here."""
-    import onnxruntime
+def profile_operators(path: Path, setup: GraphSetup, inputs: Mapping[str, Array], runs: int) -> list[dict[str, Any]]:
+    """The events of ONNX Runtime's own profile of `runs` runs of a graph. Raises as `OrtGraph` does."""
+    with TemporaryDirectory() as folder:
+        session = _open(path, setup, profile=str(Path(folder) / "graph"))
+        for _ in range(runs):
+            session.run(None, dict(inputs))
+        events: list[dict[str, Any]] = json.loads(Path(session.end_profiling()).read_text())
+    return events
 
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
+
+def _open(path: Path, setup: GraphSetup, profile: str | None = None) -> Any:
+    """A session; `profile` is the beginning of the file that its profile is written to."""
+    lib, provider = _import(), PROVIDERS[setup.device]
+    if provider not in lib.get_available_providers():
+        raise EngineUnavailable(
+            f"device {setup.device!r} was asked for, but this onnxruntime has only "
+            f"{', '.join(lib.get_available_providers())}"
+        )
+    options = lib.SessionOptions()
+    options.intra_op_num_threads = setup.threads
     options.log_severity_level = 3
     # Its threads would otherwise spin beside llama.cpp's, which come next.
     options.add_session_config_entry("session.force_spinning_stop", "1")
-    return options
+    if profile:
+        options.enable_profiling, options.profile_file_prefix = True, profile
+    try:
+        session = lib.InferenceSession(str(path), options, providers=[provider])
+    except Exception as error:  # ONNX Runtime's exceptions share no base but Exception
+        raise BundleError(f"{path.name}: ONNX Runtime cannot load it: {error}") from error
+    if provider not in session.get_providers():  # it falls back to the CPU without a word
+        raise EngineUnavailable(f"device {setup.device!r} was asked for, but ONNX Runtime could not start {provider}")
+    return session
 
 
-def _spec(arg: object) -> TensorSpec:
-    shape = (size if isinstance(size, int) else None for size in arg.shape)  # type: ignore[attr-defined]
-    return TensorSpec(arg.name, tuple(shape))  # type: ignore[attr-defined]
+def _import() -> Any:
+    try:
+        import onnxruntime
+    except ImportError:
+        raise EngineUnavailable("the onnxruntime engine is not installed: pip install 'skingpt-edge[cpu]'") from None
+    return onnxruntime
+
+
+def _spec(arg: Any) -> TensorSpec:
+    return TensorSpec(arg.name, tuple(size if isinstance(size, int) else None for size in arg.shape))

@@ -23,6 +23,7 @@ from ..runtime.manifest import (
     Question,
     Shapes,
     Source,
+    SpecialTokens,
     Template,
     VisionPart,
 )
@@ -139,6 +140,7 @@ def make_manifest(
     precision: str,
     llama: LlamaConfig,
     llm_type: str,
+    special: SpecialTokens,
     template: Template,
 ) -> Manifest:
     """Describe the files in `folder`, with no parity figures yet."""
@@ -160,7 +162,7 @@ def make_manifest(
             vocabulary=llama.vocabulary,
         ),
         vision=VisionPart("vision_encoder.onnx", "qformer.onnx", precision),
-        llm=language_part(llm_type, llama),
+        llm=language_part(llm_type, llama, special),
         template=template,
         generation=GenerationDefaults(max_new_tokens=300, temperature=0.0, top_p=0.9),
         questions=QUESTIONS,
@@ -168,7 +170,7 @@ def make_manifest(
     )
 
 
-def language_part(llm_type: str, llama: LlamaConfig) -> LanguagePart:
+def language_part(llm_type: str, llama: LlamaConfig, special: SpecialTokens) -> LanguagePart:
     """How the language model is to be run, by the type of its weights."""
     # With llama.cpp's defaults, float16 keys and values and flash attention, a float32 model's logits move by 0.04,
     # and one conversation in twelve takes another turn.
@@ -180,7 +182,7 @@ def language_part(llm_type: str, llama: LlamaConfig) -> LanguagePart:
         # Smaller, and faster in a long conversation: after 1000 tokens of 7B on two Xeon cores a token took 0.273 s
         # instead of 0.288 s, an item of a prompt 57 ms instead of 71 ms.
         kv_type, flash_attention = "q8_0/f16", False
-    return LanguagePart("llm.gguf", llm_type, kv_type, flash_attention, min(CONTEXT, llama.context))
+    return LanguagePart("llm.gguf", llm_type, kv_type, flash_attention, min(CONTEXT, llama.context), special)
 
 
 def provenance(sources: tuple[Source, ...]) -> Provenance:

@@ -17,7 +17,7 @@ from ..runtime.manifest import Manifest
 from ..runtime.skingpt import SkinGPT
 from .progress import step
 
-DEFAULT_VISION, DEFAULT_LLM = "int8", "q4_k_m"
+DEFAULT_VISION, DEFAULT_LLM = "auto", "q4_k_m"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -138,8 +138,8 @@ def _parser() -> argparse.ArgumentParser:
     common.add_argument(
         "--vision",
         default=DEFAULT_VISION,
-        choices=("f32", "f16", "int8", "int8-block"),
-        help="precision of vision encoder and Q-Former (%(default)s)",
+        choices=("auto", "f32", "f16", "int8", "int8-block"),
+        help="of vision encoder and Q-Former; auto: int8, or int8-block where int8 is too coarse (%(default)s)",
     )
     common.add_argument(
         "--llm-type",

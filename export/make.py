@@ -6,7 +6,7 @@ from importlib.resources import files
 from pathlib import Path
 
 from ..engines.errors import ExportError, ParityError
-from ..engines.gguf_header import file_types
+from ..engines.llama_cpp_library import file_types
 from ..runtime.bundle import read_bundle
 from ..runtime.image import decode_image, read_image_file
 from ..runtime.manifest import MANIFEST, Manifest, Source, Template
@@ -20,9 +20,11 @@ from .progress import bar, step
 from .quantise import PRECISIONS
 from .synth import SHAPES, RandomTensors, random_llm
 from .templates import SKINGPT4
+from .tokenizer import special_tokens
 from .vision_model import VisionConfig, VisionModel
 from .vision_weights import expected_shapes, load_vision_model, read_vision, save_float32
 
+AUTO = "auto"  # the fastest vision precision that computes the original's function within its limits
 SYNTHETIC_NOTICE = "Synthetic bundle: random weights for measuring speed. Its words mean nothing."
 
 
@@ -50,8 +52,8 @@ class Choices:
 
     def check(self) -> None:
         """Raises ExportError for an unknown precision or type."""
-        if self.vision not in PRECISIONS:
-            raise ExportError(f"vision precision {self.vision!r} is unknown; known are {', '.join(PRECISIONS)}")
+        if self.vision not in (AUTO, *PRECISIONS):
+            raise ExportError(f"vision precision {self.vision!r} is unknown; known are {AUTO}, {', '.join(PRECISIONS)}")
         if self.llm_type not in file_types():
             raise ExportError(f"llm type {self.llm_type!r} is unknown; known are {', '.join(file_types())}")
 
@@ -80,6 +82,7 @@ def export_bundle(checkpoints: Checkpoints, target: Path, choices: Choices, pict
     step("reading the checkpoints")
     llm_files = LlamaFolder(checkpoints.llm)
     llama = LlamaCheckpoint(llm_files)
+    special = special_tokens(llm_files.folder)
     config, tensors = read_vision(checkpoints.vit, checkpoints.qformer, checkpoints.adapter)
     if config.n_embd != llama.config.width:
         raise ExportError(
@@ -102,6 +105,7 @@ def export_bundle(checkpoints: Checkpoints, target: Path, choices: Choices, pict
             precision=precision,
             llama=llama.config,
             llm_type=choices.llm_type,
+            special=special,
             template=choices.template,
         )
         (folder / MANIFEST).write_text(manifest.to_json())
@@ -123,10 +127,11 @@ def export_bundle(checkpoints: Checkpoints, target: Path, choices: Choices, pict
 def _export_vision(
     vision: VisionModel, config: VisionConfig, choices: Choices, folder: Path, shots: Sequence[parity.Picture]
 ) -> str:
-    """Write the graphs; return their precision: the finer tier of int8 where the faster one is too coarse."""
-    export_graphs(vision, config, choices.vision, folder)
-    if choices.vision != "int8" or choices.accept_parity:
+    """Write the graphs in the precision that is asked for, or choose between the two of int8; return the precision."""
+    if choices.vision != AUTO:
+        export_graphs(vision, config, choices.vision, folder)
         return choices.vision
+    export_graphs(vision, config, "int8", folder)
     step("comparing int8 per channel with torch")
     found, limit = parity.vision_cosine(folder, vision, shots), parity.COSINE["int8"]
     if found >= limit:
@@ -166,7 +171,8 @@ def synthesise_bundle(shape: str, target: Path, choices: Choices) -> Manifest:
         shapes = expected_shapes(sizes.vision)
         save_float32(shapes, RandomTensors(shapes).tensor, work / "vision.safetensors")
         vision = load_vision_model(sizes.vision, work / "vision.safetensors")
-        export_graphs(vision, sizes.vision, choices.vision, folder)
+        precision = "int8" if choices.vision == AUTO else choices.vision
+        export_graphs(vision, sizes.vision, precision, folder)
         del vision
         (work / "vision.safetensors").unlink()
         number = file_types()[choices.llm_type]
@@ -178,9 +184,10 @@ def synthesise_bundle(shape: str, target: Path, choices: Choices) -> Manifest:
             notice=SYNTHETIC_NOTICE,
             sources=(),
             vision=sizes.vision,
-            precision=choices.vision,
+            precision=precision,
             llama=llama.config,
             llm_type=choices.llm_type,
+            special=special_tokens(llama.folder),
             template=choices.template,
         )
         (folder / MANIFEST).write_text(manifest.to_json())

@@ -17,15 +17,15 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from ..engines.base import Array, Floats
-from ..engines.onnx_runtime import OrtGraph
+from ..engines.registry import open_graph
 from ..runtime.bundle import Bundle, read_bundle
 from ..runtime.conversation import Answer, Conversation
 from ..runtime.kv_cache import KvCache
-from ..runtime.manifest import STAGES, Manifest, Parity, StageParity, TokenParity
+from ..runtime.loading import load_language_model, load_vision
+from ..runtime.manifest import IMAGE_MARK, STAGES, Manifest, Parity, StageParity, TokenParity
 from ..runtime.options import Options
+from ..runtime.resolve import resolve, vision_setup
 from ..runtime.sampling import GenerationConfig
-from ..runtime.skingpt import open_language_model, open_vision
-from ..runtime.threads import default_threads
 from ..runtime.vision import ImageEmbedding, VisionStages
 from .llama_reference import reference_logits, reference_tokens, token_embeddings
 from .llama_weights import LlamaSource
@@ -83,9 +83,7 @@ def measure(folder: Path, vision: VisionModel, llama: LlamaSource, pictures: Seq
 def vision_cosine(folder: Path, vision: VisionModel, pictures: Sequence[Picture]) -> float:
     """Cosine of image_embeds between the graphs in `folder` and torch, the worst of the pictures."""
     names = ("vision_encoder.onnx", "qformer.onnx")
-    encoder, qformer = (
-        OrtGraph(folder / name, device="cpu", precision="", threads=default_threads()) for name in names
-    )
+    encoder, qformer = (open_graph(folder / name, vision_setup(Options())) for name in names)
     found = []
     for picture in pictures:
         expected = vision_reference(vision, picture)
@@ -101,7 +99,7 @@ def _vision_stages(
 ) -> tuple[list[dict[str, Floats]], list[VisionStages]]:
     """Torch's stages and the bundle's, by picture."""
     expected, found = [], []
-    with closing(open_vision(bundle)) as mine:
+    with closing(load_vision(bundle, resolve(bundle, Options()).vision)) as mine:
         for number, picture in enumerate(pictures, 1):
             step(f"comparing vision with torch: picture {number} of {len(pictures)}")
             expected.append(vision_reference(vision, picture))
@@ -117,11 +115,13 @@ def _answers(
     manifest = bundle.manifest
     question = manifest.questions[0].question
     step("answering with the bundle's language model")
-    with closing(open_language_model(bundle, Options(context=CONTEXT))) as model:
+    setup = resolve(bundle, Options(context=CONTEXT)).language_model
+    with closing(load_language_model(bundle, setup)) as model:
         cache = KvCache(model)
         for number, embeds in enumerate([*references, *own]):
             image = ImageEmbedding(embeds, sha256=str(number), name=str(number))
-            conversation = Conversation(model, cache, manifest.template, CONTEXT, image)
+            special = manifest.llm.special_tokens
+            conversation = Conversation(model, cache, manifest.template, special, CONTEXT, image)
             if number < len(references):
                 first_logits.append(conversation.first_logits(question))
             answers.append(conversation.ask(question, GenerationConfig(NEW_TOKENS, ignore_stop=True)))
@@ -159,7 +159,7 @@ def _reference_logits(llama: LlamaSource, runs: Sequence[Answer], embeds: Sequen
 
 
 def _tokenizer_failures(llama: LlamaSource, answer: Answer) -> tuple[str, ...]:
-    before, _, after = answer.prompt.partition("<ImageHere>")
+    before, _, after = answer.prompt.partition(IMAGE_MARK)
     expected = reference_tokens(llama.folder, before, after)
     if tuple(map(tuple, expected)) == answer.segment_token_ids:
         return ()

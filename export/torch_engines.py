@@ -5,6 +5,7 @@ preprocessing, prompt, sampling and report, is the runtime's. Made for models th
 """
 
 import copy
+import io
 from collections.abc import Mapping, Sequence
 from contextlib import closing
 
@@ -13,9 +14,20 @@ import torch
 from sentencepiece import SentencePieceProcessor
 from transformers import DynamicCache, LlamaForCausalLM
 
-from ..engines.base import Array, EngineInfo, Floats, Run, TensorSpec
+from ..engines.base import (
+    Array,
+    EmbeddingSegment,
+    EngineInfo,
+    Floats,
+    GraphSetup,
+    LanguageModelSetup,
+    TensorSpec,
+    TokenSegment,
+)
 from ..engines.errors import EngineError
 from ..runtime.bundle import Bundle
+from ..runtime.loading import Engines
+from ..runtime.options import Setup
 from ..runtime.skingpt import SkinGPT
 from ..runtime.vision import VisionModel as RuntimeVision
 from .checkpoints import LlamaFolder
@@ -37,11 +49,37 @@ def open_original(checkpoints: Checkpoints, bundle: Bundle) -> SkinGPT:
     vision.eval().requires_grad_(False)
     with closing(LlamaFolder(checkpoints.llm)) as files:
         llama = TorchLlama(LlamaCheckpoint(files))
-    return SkinGPT(bundle, RuntimeVision(bundle, TorchEncoder(vision, config), TorchQFormer(vision, config)), llama)
+    seeing = RuntimeVision(bundle, TorchEncoder(vision, config), TorchQFormer(vision, config))
+    return SkinGPT(bundle, Engines(seeing, llama), _setup(llama))
+
+
+def _setup(llama: "TorchLlama") -> Setup:
+    """How torch runs it."""
+    threads = torch.get_num_threads()
+    return Setup(
+        vision=GraphSetup("torch", "cpu", threads),
+        language_model=LanguageModelSetup(
+            engine="torch",
+            device="cpu",
+            gpu_layers=0,
+            threads=threads,
+            prefill_threads=threads,
+            context=llama.n_ctx,
+            cells=llama.n_ctx,
+            sequences=2,
+            batch=llama.n_batch,
+            kv_type="f32",
+            flash_attention=False,
+            layout="plain",
+        ),
+        huge_pages=False,
+        prompt_snapshot=False,
+        image_cache=0,
+    )
 
 
 def _info() -> EngineInfo:
-    return EngineInfo("torch", torch.__version__, "cpu", "f32", torch.get_num_threads())
+    return EngineInfo("torch", torch.__version__, "cpu", torch.get_num_threads(), {"precision": "float32"})
 
 
 class TorchEncoder:
@@ -96,51 +134,46 @@ class TorchLlama:
         self._llama.eval().requires_grad_(False)
         self._tokenizer = SentencePieceProcessor(model_file=str(source.folder / "tokenizer.model"))
         self._caches: dict[int, DynamicCache] = {}
-        self._logits = np.zeros(0, np.float32)
         self.n_embd = source.config.width
         self.n_ctx = source.config.context
         self.n_batch = source.config.context
         self.n_vocab = source.config.vocabulary
-        self.eos = int(self._tokenizer.eos_id())
+        self.identity = f"torch {torch.__version__}, float32"
         self.info = _info()
 
     def tokenize(self, text: str, *, bos: bool) -> list[int]:
         return [int(self._tokenizer.bos_id())] * bos + list(self._tokenizer.encode(text))
 
-    def piece(self, token: int) -> bytes:
+    def token_bytes(self, token: int) -> bytes:
         if token >= self._tokenizer.get_piece_size():  # a padded vocabulary has numbers without a piece
             return b""
         if self._tokenizer.is_byte(token):
             return bytes([int(self._tokenizer.id_to_piece(token)[3:5], 16)])
         return str(self._tokenizer.id_to_piece(token)).replace("\u2581", " ").encode()
 
-    def evaluate_tokens(self, sequence: int, position: int, tokens: Sequence[int]) -> None:
-        embeddings = self._llama.get_input_embeddings()(torch.tensor(list(tokens)))
-        self._evaluate(sequence, position, embeddings)
+    def evaluate(self, segments: Sequence[TokenSegment]) -> Floats:
+        rows = []
+        for segment in segments:  # one after the other: torch is here for its values, not its speed
+            embeddings = self._llama.get_input_embeddings()(torch.tensor(segment.tokens))
+            rows.append(self._evaluate(segment.sequence, segment.position, embeddings))
+        return np.stack(rows)
 
-    def evaluate_embeddings(self, sequence: int, position: int, embeddings: Floats) -> None:
-        self._evaluate(sequence, position, torch.from_numpy(np.array(embeddings, np.float32)))
+    def evaluate_embeddings(self, segment: EmbeddingSegment) -> Floats:
+        embeddings = torch.from_numpy(np.array(segment.embeddings, np.float32))
+        return self._evaluate(segment.sequence, segment.position, embeddings)
 
-    def _evaluate(self, sequence: int, position: int, embeddings: torch.Tensor) -> None:
+    def _evaluate(self, sequence: int, position: int, embeddings: torch.Tensor) -> Floats:
         cache = self._caches.setdefault(sequence, DynamicCache())
         if cache.get_seq_length() != position:
             raise EngineError(f"sequence {sequence} holds {cache.get_seq_length()} cells, cannot go on at {position}")
         with torch.no_grad():
             out = self._llama(inputs_embeds=embeddings[None], past_key_values=cache, use_cache=True, logits_to_keep=1)
-        self._logits = out.logits[0, -1].numpy()
-
-    def evaluate_together(self, runs: Sequence[Run]) -> Floats:
-        rows = []
-        for run in runs:  # one after the other: torch is here for its values, not its speed
-            self.evaluate_tokens(run.sequence, run.position, run.tokens)
-            rows.append(self._logits)
-        return np.stack(rows)
-
-    def logits(self) -> Floats:
-        return self._logits
+        logits: Floats = out.logits[0, -1].numpy()
+        return logits
 
     def fork(self, source: int, target: int, length: int) -> None:
-        self._caches[target] = copy.deepcopy(self._caches[source])
+        if length:
+            self._caches[target] = copy.deepcopy(self._caches[source])
         self.rewind(target, length)
 
     def rewind(self, sequence: int, length: int) -> None:
@@ -148,6 +181,20 @@ class TorchLlama:
             self._caches.pop(sequence, None)
         elif sequence in self._caches:
             self._caches[sequence].crop(length)
+
+    def snapshot(self, sequence: int) -> bytes:
+        buffer = io.BytesIO()
+        torch.save([(layer.keys, layer.values) for layer in self._caches[sequence].layers], buffer)
+        return buffer.getvalue()
+
+    def restore(self, sequence: int, data: bytes) -> None:
+        cache = DynamicCache()
+        for number, (keys, values) in enumerate(torch.load(io.BytesIO(data), weights_only=True)):
+            cache.update(keys, values, number)
+        self._caches[sequence] = cache
+
+    def set_threads(self, threads: int, prefill_threads: int) -> None:
+        torch.set_num_threads(max(threads, prefill_threads))  # torch has one number for both
 
     def close(self) -> None:
         self._caches.clear()

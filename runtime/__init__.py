@@ -8,8 +8,19 @@ with SkinGPT.open("bundle/") as model:
         print(piece, end="", flush=True)
 """
 
+from ..engines.base import (
+    EmbeddingSegment,
+    EngineInfo,
+    GraphEngine,
+    GraphSetup,
+    LanguageModel,
+    LanguageModelSetup,
+    TensorSpec,
+    TokenSegment,
+)
 from ..engines.errors import (
     BundleError,
+    Cancelled,
     EngineError,
     EngineUnavailable,
     ImageError,
@@ -18,26 +29,57 @@ from ..engines.errors import (
     QuestionError,
     SkinGPTError,
 )
-from .conversation import Answer, Conversation
+from .bundle import Bundle, open_bundle
+from .conversation import Answer, Conversation, Turn
+from .kv_cache import Prefill
+from .loading import Engines, load
+from .manifest import Manifest, Question
+from .options import Options, Setup
 from .report import Report, Section
+from .resolve import resolve
 from .sampling import GenerationConfig
+from .scheduler import Job, Scheduler, Ticket
 from .skingpt import SkinGPT
-from .vision import ImageEmbedding
+from .vision import ImageEmbedding, VisionModel
 
 __all__ = [
     "Answer",
+    "Bundle",
     "BundleError",
+    "Cancelled",
     "Conversation",
+    "EmbeddingSegment",
     "EngineError",
+    "EngineInfo",
     "EngineUnavailable",
+    "Engines",
     "GenerationConfig",
+    "GraphEngine",
+    "GraphSetup",
     "ImageEmbedding",
     "ImageError",
     "InputError",
+    "Job",
+    "LanguageModel",
+    "LanguageModelSetup",
+    "Manifest",
     "NumericalError",
+    "Options",
+    "Prefill",
+    "Question",
     "QuestionError",
     "Report",
+    "Scheduler",
     "Section",
+    "Setup",
     "SkinGPT",
     "SkinGPTError",
+    "TensorSpec",
+    "Ticket",
+    "TokenSegment",
+    "Turn",
+    "VisionModel",
+    "load",
+    "open_bundle",
+    "resolve",
 ]

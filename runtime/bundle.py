@@ -14,7 +14,7 @@ from pathlib import Path
 from ..engines.base import TensorSpec
 from ..engines.errors import BundleError
 from ..engines.gguf_header import read_gguf_header
-from .cache_folder import cache_folder, write_whole
+from .cache_folder import cache_folder, keep
 from .manifest import MANIFEST, Manifest, read_manifest
 
 MAX_MANIFEST_BYTES = 1_000_000
@@ -134,6 +134,10 @@ def check_language_model(bundle: Bundle) -> None:
         )
     if header.file_type != manifest.llm.type:
         raise BundleError(f"{manifest.llm.file}: its type is {header.file_type}, {MANIFEST} says {manifest.llm.type}")
+    special = manifest.llm.special_tokens
+    for name, token in (("bos", special.bos), ("eos", special.eos), ("unknown", special.unk)):
+        if (found := header.special_tokens.get(name, token)) != token:
+            raise BundleError(f"{manifest.llm.file}: its {name} token is {found}, {MANIFEST} says {token}")
     if header.has_chat_template:
         raise BundleError(f"{manifest.llm.file}: holds a chat template, which could be run as code")
 
@@ -173,4 +177,4 @@ def _was_verified(bundle: Bundle) -> bool:
 def _remember_verified(bundle: Bundle) -> None:
     # Without a writable cache the hashes are computed at every start; that is slow, not wrong.
     with suppress(OSError, RuntimeError):
-        write_whole(_verified_file(bundle), json.dumps(_fingerprint(bundle)).encode())
+        keep(_verified_file(bundle), json.dumps(_fingerprint(bundle)).encode())

@@ -1,19 +1,29 @@
 """One picture and the questions asked about it."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from threading import Event
 
 from ..engines.base import Floats, LanguageModel
-from ..engines.errors import QuestionError
-from ..engines.scheduler import Job, evaluate_alone
+from ..engines.errors import Cancelled, QuestionError
+from .detokenizer import Detokenizer, original_text
 from .kv_cache import KvCache, Prefill
-from .manifest import Template
-from .prompt import Prompt, Special, Turn, build_prompt
+from .manifest import SpecialTokens, Template
+from .prompt import Prompt, Special, build_prompt
 from .sampling import GenerationConfig, Sampler
-from .text import cut_answer
+from .scheduler import Job, Scheduler, run_alone
+from .stop_strings import cut_answer
 from .vision import ImageEmbedding
-from .writing import Writing
+
+
+@dataclass(frozen=True)
+class Turn:
+    """An earlier question and its answer, from which a conversation is rebuilt."""
+
+    question: str
+    answer: str | tuple[int, ...]
+    """`Answer.token_ids`, which gives the same prompt as the conversation had; or the answer's text."""
 
 
 @dataclass(frozen=True)
@@ -40,82 +50,128 @@ class Answer:
     decode_seconds: float
     """Computing all further tokens; not what the reader of the stream did meanwhile."""
 
+    @property
+    def turn(self) -> Turn:
+        """This answer as an earlier turn of a conversation that is rebuilt."""
+        return Turn(self.question, self.token_ids)
+
 
 class Conversation:
-    """Questions about one picture; each answer is part of the next question's prompt."""
+    """Questions about one picture; each answer is part of the next question's prompt.
+
+    It holds no state but the picture and the turns, so it can be rebuilt from them at any time. What the KV cache
+    holds of its prompt is found by content.
+    """
 
     def __init__(
-        self, model: LanguageModel, cache: KvCache, template: Template, context: int, image: ImageEmbedding
+        self,
+        model: LanguageModel,
+        cache: KvCache,
+        template: Template,
+        special: SpecialTokens,
+        context: int,
+        image: ImageEmbedding,
+        turns: Sequence[Turn] = (),
     ) -> None:
+        """`context`: tokens of the longest prompt with its answer; `turns`: what was asked and answered before.
+
+        Raises QuestionError for a turn that cannot be one.
+        """
         self.image = image
         self.answers: list[Answer] = []
+        """The answers given here; those of `turns` are not among them."""
         self._model = model
         self._cache = cache
         self._template = template
+        self._special = special
         self._context = context
+        self._earlier = [self._earlier_turn(number, turn) for number, turn in enumerate(turns, 1)]
 
-    def ask(self, question: str, config: GenerationConfig | None = None) -> Answer:
+    def ask(self, question: str, config: GenerationConfig | None = None, *, cancel: Event | None = None) -> Answer:
         """The whole answer to a question. Raises as `stream` does."""
-        for _ in self.stream(question, config):
+        for _ in self.stream(question, config, cancel=cancel):
             pass
         return self.answers[-1]
 
-    def stream(self, question: str, config: GenerationConfig | None = None) -> Iterator[str]:
-        """Give the answer piece by piece; the finished Answer is then the last of `answers`.
+    def stream(
+        self, question: str, config: GenerationConfig | None = None, *, cancel: Event | None = None
+    ) -> Iterator[str]:
+        """Give the answer in pieces of text; the finished Answer is then the last of `answers`.
 
         The pieces joined are the answer's text, except where the model writes `Assistant:` in it: of the
         final text only what follows the last one is kept, as the original does. A stream left unfinished
         leaves no answer behind.
 
-        Raises QuestionError if the question does not fit into the context, EngineError, NumericalError.
+        `cancel` may be set by another thread. It takes effect after the chunk of the prompt or the token that is being
+        computed.
+
+        Raises QuestionError if the question does not fit into the context, EngineError, NumericalError, Cancelled.
         """
-        yield from run_alone(self._model, self.job(question, config))
+        pieces: list[str] = []
+        scheduler = Scheduler(self._model)
+        ticket = scheduler.add(self.job(question, config, on_text=pieces.append))
+        try:
+            while scheduler.step():
+                yield from pieces
+                pieces.clear()
+                if cancel and cancel.is_set():
+                    raise Cancelled("the answer was cancelled")
+        finally:
+            scheduler.cancel(ticket)
+        if ticket.error:
+            raise ticket.error
 
-    def job(self, question: str, config: GenerationConfig | None = None, sample: int | None = None) -> Job:
-        """The making of an answer, for a `Scheduler` that runs several; as `stream` otherwise.
+    def job(
+        self,
+        question: str,
+        config: GenerationConfig | None = None,
+        *,
+        on_text: Callable[[str], None] = lambda _: None,
+        sample: int | None = None,
+    ) -> Job[Answer]:
+        """The generation of an answer, for a `Scheduler` that runs several; errors as of `stream`.
 
-        `sample` numbers answers to the same question, which then do not share their chances.
+        `on_text` is called with each piece of text. `sample` numbers answers to the same question, so that each has
+        random numbers of its own.
         """
         config = config or GenerationConfig()
         begun = time.perf_counter()
         prompt, segments, dropped = self._fit(question.strip(), config.max_new_tokens)
-        prefill = Prefill()
-        writing = Writing(self._model, self._template, config)
-        sampler = Sampler(config, turn=len(self.answers), sample=sample)
+        detokenizer = Detokenizer(self._model, self._template, self._special, config)
+        sampler = Sampler(config, turn=len(self._earlier) + len(self.answers), sample=sample)
         first, decode_seconds = 0.0, 0.0
+        lease = self._cache.lease()
         try:
-            logits = yield from self._cache.prefill(
-                segments[0], self.image, segments[1], prefill, config.max_new_tokens
-            )
+            logits, prefill = yield from lease.prefill(segments[0], self.image, segments[1], config.max_new_tokens)
             while True:
                 token = sampler.choose(logits)
                 first = first or time.perf_counter() - begun
-                if piece := writing.add(token):
-                    yield piece
-                if writing.finish_reason:
+                if text := detokenizer.add(token):
+                    on_text(text)
+                if detokenizer.finish_reason:
                     break
                 step = time.perf_counter()
-                logits = yield from self._cache.append(token, prefill)
+                logits = yield from lease.append(token)
                 decode_seconds += time.perf_counter() - step
-            if piece := writing.finish():
-                yield piece
+            if text := detokenizer.finish():
+                on_text(text)
         finally:
-            self._cache.release(prefill)
-        self.answers.append(
-            Answer(
-                question=question.strip(),
-                text=cut_answer(writing.text, self._template),
-                original_text=cut_answer(writing.original_text(), self._template),
-                token_ids=tuple(writing.tokens),
-                finish_reason=writing.finish_reason,
-                prompt=prompt.text,
-                segment_token_ids=segments,
-                prefill=prefill,
-                dropped_turns=dropped,
-                first_token_seconds=first,
-                decode_seconds=decode_seconds,
-            )
+            lease.release()
+        answer = Answer(
+            question=question.strip(),
+            text=cut_answer(detokenizer.text, self._template),
+            original_text=self._answer_text(tuple(detokenizer.tokens)),
+            token_ids=tuple(detokenizer.tokens),
+            finish_reason=detokenizer.finish_reason,
+            prompt=prompt.text,
+            segment_token_ids=segments,
+            prefill=prefill,
+            dropped_turns=dropped,
+            first_token_seconds=first,
+            decode_seconds=decode_seconds,
         )
+        self.answers.append(answer)
+        return answer
 
     def prompt_length(self, question: str) -> int:
         """Items of the next prompt: tokens and the picture's embeddings. Raises QuestionError."""
@@ -125,19 +181,28 @@ class Conversation:
     def first_logits(self, question: str) -> Floats:
         """Logits (n_vocab,) from which the next answer's first token is chosen. Raises as `stream` does."""
         _, segments, _ = self._fit(question.strip(), 1)
-        prefill = Prefill()
-        evaluation = self._cache.prefill(segments[0], self.image, segments[1], prefill)
-        logits: Floats | None = None
+        lease = self._cache.lease()
         try:
-            while True:
-                work = evaluation.send(logits)
-                assert not isinstance(work, str)
-                logits = evaluate_alone(self._model, work)
-        except StopIteration as end:
-            result: Floats = end.value
-            return result
+            logits, _ = run_alone(self._model, lease.prefill(segments[0], self.image, segments[1]))
+            return logits
         finally:
-            self._cache.release(prefill)
+            lease.release()
+
+    def _earlier_turn(self, number: int, turn: Turn) -> tuple[str, str]:
+        """Question and answer of a turn as the prompt holds them."""
+        if not isinstance(turn.answer, str):
+            for token in turn.answer:
+                if not 0 <= token < self._model.n_vocab:
+                    raise QuestionError(f"turn {number}: token {token}, but the vocabulary has {self._model.n_vocab}")
+        question, answer = turn.question.strip(), self._answer_text(turn.answer)
+        _check_question(question, f"turn {number}: the question")
+        _check_encoding(answer, f"turn {number}: the answer")
+        return question, answer
+
+    def _answer_text(self, answer: str | tuple[int, ...]) -> str:
+        """An answer as the next prompt holds it."""
+        text = answer if isinstance(answer, str) else original_text(answer, self._model, self._special)
+        return cut_answer(text, self._template)
 
     def _tokenize_after(self, parts: tuple[str | Special, ...]) -> list[int]:
         """Tokens of the text after the image. The original's tokenizer starts afresh after a special token."""
@@ -148,13 +213,10 @@ class Conversation:
 
     def _fit(self, question: str, new_tokens: int) -> tuple[Prompt, tuple[tuple[int, ...], tuple[int, ...]], int]:
         """The prompt with as many turns, the latest, as leave room for the answer."""
-        if not question:
-            raise QuestionError("the question is empty")
-        if any("\ud800" <= letter <= "\udfff" for letter in question):
-            raise QuestionError("the question is not valid text: it holds bytes that are no UTF-8")
-        turns = [Turn(answer.question, answer.original_text) for answer in self.answers]
+        _check_question(question, "the question")
+        turns = [*self._earlier, *((answer.question, answer.original_text) for answer in self.answers)]
         for dropped in range(len(turns) + 1):
-            prompt = build_prompt(self._template, turns[dropped:], question)
+            prompt = build_prompt(self._template, self._special, turns[dropped:], question)
             segments = (
                 tuple(self._model.tokenize(prompt.before, bos=True)),
                 tuple(self._tokenize_after(prompt.after)),
@@ -168,18 +230,12 @@ class Conversation:
         )
 
 
-def run_alone(model: LanguageModel, job: Job) -> Iterator[str]:
-    """Run one job to its end and give the text it yields. Raises what the job and the model raise."""
-    sent: Floats | None = None
-    try:
-        while True:
-            event = job.send(sent)
-            sent = None
-            if isinstance(event, str):
-                yield event
-            else:
-                sent = evaluate_alone(model, event)
-    except StopIteration:
-        return
-    finally:
-        job.close()
+def _check_question(text: str, what: str) -> None:
+    if not text:
+        raise QuestionError(f"{what} is empty")
+    _check_encoding(text, what)
+
+
+def _check_encoding(text: str, what: str) -> None:
+    if any("\ud800" <= letter <= "\udfff" for letter in text):
+        raise QuestionError(f"{what} is not valid text: it holds bytes that are no UTF-8")

@@ -1,21 +1,9 @@
 """Pictures that were encoded already in this process; nothing of them is on disk."""
 
 from collections import OrderedDict
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from .vision import ImageEmbedding
-
-PREPROCESSING = 1
-"""Raised when the same bytes would give other pixels than before."""
-
-
-@dataclass(frozen=True)
-class Key:
-    """What an embedding depends on."""
-
-    image_sha256: str
-    bundle_id: str
-    preprocessing: int = PREPROCESSING
 
 
 class ImageCache:
@@ -23,18 +11,18 @@ class ImageCache:
 
     def __init__(self, size: int) -> None:
         self._size = size
-        self._kept: OrderedDict[Key, ImageEmbedding] = OrderedDict()
+        self._kept: OrderedDict[str, ImageEmbedding] = OrderedDict()
 
-    def get(self, key: Key, name: str) -> ImageEmbedding | None:
-        """The embedding under this file name, with no seconds spent, or None."""
-        found = self._kept.get(key)
+    def get(self, sha256: str, name: str) -> ImageEmbedding | None:
+        """The embedding of the file with this SHA-256, under this name and with no seconds spent; or None."""
+        found = self._kept.get(sha256)
         if found is None:
             return None
-        self._kept.move_to_end(key)
+        self._kept.move_to_end(sha256)
         return replace(found, name=name, seconds=dict.fromkeys(found.seconds, 0.0), cached=True)
 
-    def put(self, key: Key, image: ImageEmbedding) -> None:
-        self._kept[key] = image
+    def put(self, image: ImageEmbedding) -> None:
+        self._kept[image.sha256] = image
         while len(self._kept) > self._size:
             self._kept.popitem(last=False)
 

@@ -4,22 +4,19 @@ The prompt is a list of items: token ids, and `ImageRow` for each embedding of t
 the longest prefix that the cache already holds, in whichever sequence, and evaluates what is new. Because the prompt
 itself is built as the original builds it, this changes how much is computed, not what.
 
-What has to be evaluated is yielded as work, so that one answer can be made alone or many together.
+What has to be evaluated is yielded to a `Scheduler`, so that one answer can be generated alone or many together.
 """
 
 import time
-from collections.abc import Generator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Generator, Mapping, Sequence
+from dataclasses import dataclass
 
-from ..engines.base import Floats, LanguageModel, Rows, Run, Work
+from ..engines.base import EmbeddingSegment, Floats, LanguageModel, Segment, TokenSegment
 from ..engines.errors import EngineError
 from .prompt_snapshot import PromptSnapshot
 from .vision import ImageEmbedding
 
 SYSTEM = 0  # the sequence of the text before the image, computed once; the others hold a conversation each
-
-Evaluation = Generator[Work | str, Floats | None, Floats]
-"""Yields work, is sent the logits after it, and returns the last ones."""
 
 
 @dataclass(frozen=True)
@@ -33,14 +30,14 @@ class ImageRow:
 Item = int | ImageRow
 
 
-@dataclass(eq=False)
+@dataclass(frozen=True)
 class Prefill:
-    """How much of a prompt was computed and how much was already there, with seconds by kind."""
+    """How much of a prompt was computed and how much was found in the KV cache, with seconds by kind."""
 
-    sequence: int = -1
-    reused: int = 0
-    evaluated: int = 0
-    seconds: dict[str, float] = field(default_factory=lambda: {"system": 0.0, "image": 0.0, "text": 0.0})
+    evaluated: int
+    reused: int
+    seconds: Mapping[str, float]
+    """Of `system`, `image` and `text`."""
 
 
 class KvCache:
@@ -50,84 +47,97 @@ class KvCache:
     """
 
     def __init__(self, model: LanguageModel, conversations: int = 1, snapshot: PromptSnapshot | None = None) -> None:
+        self.conversations = conversations
         self._model = model
         self._snapshot = snapshot
         self._held: dict[int, list[Item]] = {sequence: [] for sequence in range(conversations + 1)}
-        self._owners: dict[int, Prefill] = {}  # by sequence, the answers in the making, the oldest first
+        self._owners: dict[int, Lease] = {}  # by sequence, the answers in the making, the oldest first
+        self._extends_system: Lease | None = None
 
-    @property
-    def conversations(self) -> int:
-        return len(self._held) - 1
-
-    def prefill(
-        self, before: Sequence[int], image: ImageEmbedding, after: Sequence[int], result: Prefill, room: int = 1
-    ) -> Evaluation:
-        """Make the cache hold exactly this prompt with room for an answer; returns the logits after it.
-
-        Raises EngineError.
-
-        `result` owns its sequence until `release`, or until there are more answers than sequences: then the oldest
-        loses its own.
-        """
-        self._hold_system(before, result)
-        rows = [ImageRow(image.sha256, row) for row in range(len(image.embeds))]
-        items: list[Item] = [*before, *rows, *after]
-        self._lease(items, result)
-        self._make_room(result.sequence, len(items) + room)
-        return (yield from self._extend(items, image.embeds, result))
-
-    def append(self, token: int, prefill: Prefill) -> Evaluation:
-        """Add a token after the prompt of `prefill`; returns the logits after it.
-
-        Raises EngineError if another prompt has taken its place.
-        """
-        if self._owners.get(prefill.sequence) is not prefill:
-            raise EngineError("another answer was begun before this one was finished: generate one at a time")
-        held = self._held[prefill.sequence]
-        logits = yield Run(prefill.sequence, len(held), (token,))
-        assert logits is not None
-        held.append(token)
-        return logits
-
-    def release(self, prefill: Prefill) -> None:
-        """The answer is finished; what its sequence holds stays, for a prompt that begins alike."""
-        if self._owners.get(prefill.sequence) is prefill:
-            del self._owners[prefill.sequence]
+    def lease(self) -> "Lease":
+        """A sequence for one answer; which one is decided when its prompt is known."""
+        return Lease(self)
 
     def forget_conversations(self) -> None:
         """Drop all conversations; the text before the image stays."""
         self._owners.clear()
         for sequence in self._held.keys() - {SYSTEM}:
-            self._rewind(sequence, 0)
+            self.rewind(sequence, 0)
 
-    def _hold_system(self, tokens: Sequence[int], result: Prefill) -> None:
-        # At once and not as work: others who begin at the same time need the same text.
-        held = self._held[SYSTEM]
-        if held == list(tokens):
-            return
-        start = time.perf_counter()
-        self._rewind(SYSTEM, 0)
-        restored = self._snapshot is not None and self._snapshot.restore(SYSTEM, tokens)
-        if not restored:
-            self._model.evaluate_tokens(SYSTEM, 0, tokens)
-            result.evaluated += len(tokens)
-        self._held[SYSTEM] = list(tokens)
-        seconds = time.perf_counter() - start
-        result.seconds["system"] += seconds
-        if self._snapshot and not restored:
-            self._snapshot.keep(SYSTEM, tokens, seconds)
+    def choose_sequence(self, lease: "Lease", items: Sequence[Item], room: int) -> int:
+        """Give a lease the free sequence that holds most of this prompt; of equal ones the one that holds least else.
 
-    def _lease(self, items: list[Item], result: Prefill) -> None:
-        """Give `result` the free sequence that holds most of this prompt, of these the one with least else."""
+        If all are taken, the oldest answer loses its own. `room` more items are to fit behind the prompt.
+        """
         free = [sequence for sequence in self._held if sequence not in self._owners and sequence != SYSTEM]
         candidates = free or [next(iter(self._owners))]
 
         def worth(sequence: int) -> tuple[int, int]:
             return _common_prefix(items, self._held[sequence]), -len(self._held[sequence])
 
-        result.sequence = max(candidates, key=worth)
-        self._owners.pop(result.sequence, None)
-        self._owners[result.sequence] = result
+        chosen = max(candidates, key=worth)
+        self._owners.pop(chosen, None)
+        self._owners[chosen] = lease
+        self._make_room(chosen, len(items) + room)
+        return chosen
+
+    def owns(self, lease: "Lease", sequence: int) -> bool:
+        return self._owners.get(sequence) is lease
+
+    def release(self, lease: "Lease", sequence: int) -> None:
+        """What the sequence holds stays, for a prompt that begins alike."""
+        if self.owns(lease, sequence):
+            del self._owners[sequence]
+        if self._extends_system is lease:
+            self._extends_system = None
+
+    def reuse(self, sequence: int, items: Sequence[Item]) -> int:
+        """Let a sequence hold the longest beginning of the items that any sequence holds; its length.
+
+        At least the last item is left to be evaluated, for its logits.
+        """
+        shared = {other: min(_common_prefix(items, held), len(items) - 1) for other, held in self._held.items()}
+        best = max(shared, key=lambda other: (shared[other], other == sequence))
+        if best == sequence:
+            self.rewind(sequence, shared[best])
+        else:
+            self._held[sequence] = []
+            self._model.fork(best, sequence, shared[best])
+            self._held[sequence] = list(items[: shared[best]])
+        return shared[best]
+
+    def length(self, sequence: int) -> int:
+        return len(self._held[sequence])
+
+    def append(self, sequence: int, items: Sequence[Item]) -> None:
+        """Note items that were evaluated at the end of a sequence."""
+        self._held[sequence].extend(items)
+
+    def begin_system(self, lease: "Lease", tokens: Sequence[int]) -> bool:
+        """Whether this lease has to evaluate the text before the image; tried first: a snapshot of an earlier process.
+
+        If another lease is at it, this one does not wait: it takes what is there and computes the rest for itself.
+        """
+        held = self._held[SYSTEM]
+        if held == list(tokens) or self._extends_system:
+            return False
+        # This also drops what an evaluation that was cut off may have left in the model.
+        self.rewind(SYSTEM, _common_prefix(held, tokens))
+        if not held and self._snapshot and self._snapshot.restore(SYSTEM, tokens):
+            held.extend(tokens)
+            return False
+        self._extends_system = lease
+        return True
+
+    def end_system(self, tokens: Sequence[int], seconds: float) -> None:
+        self._extends_system = None
+        if self._snapshot:
+            self._snapshot.keep(SYSTEM, tokens, seconds)
+
+    def rewind(self, sequence: int, length: int) -> None:
+        # Also when nothing here is beyond `length`: an evaluation that failed may have left cells in the model.
+        del self._held[sequence][length:]
+        self._model.rewind(sequence, length)
 
     def _make_room(self, own: int, items: int) -> None:
         """Drop finished conversations if the cells might not last for one more of this many items."""
@@ -136,42 +146,95 @@ class KvCache:
         taken = sum(len(held) - _common_prefix(held, system) for held in others.values())
         if taken + max(items, len(system)) > self._model.n_ctx:
             for sequence in others.keys() - self._owners.keys():
-                self._rewind(sequence, 0)
+                self.rewind(sequence, 0)
 
-    def _extend(self, items: list[Item], embeds: Floats, result: Prefill) -> Evaluation:
-        own = result.sequence
-        # At least the last item is evaluated, for its logits.
-        shared = {sequence: min(_common_prefix(items, held), len(items) - 1) for sequence, held in self._held.items()}
-        best = max(shared, key=lambda sequence: (shared[sequence], sequence == own))
-        common = shared[best]
-        if best == own:
-            self._rewind(own, common)
-        else:
-            self._held[own] = []
-            self._model.fork(best, own, common)
-            self._held[own] = items[:common]
-        # What was evaluated just now as the system prompt does not count as reused.
-        result.reused = common - min(result.evaluated, common)
-        logits: Floats | None = None
-        while common < len(items):
-            run = _run_of_one_kind(items, common)
+
+class Lease:
+    """The part of the KV cache that one answer in the making uses. Its generators are for a `Scheduler`'s job."""
+
+    def __init__(self, cache: KvCache) -> None:
+        self._cache = cache
+        self._sequence = -1
+        self._evaluated = 0
+        self._seconds = {"system": 0.0, "image": 0.0, "text": 0.0}
+
+    def prefill(
+        self, before: Sequence[int], image: ImageEmbedding, after: Sequence[int], room: int = 1
+    ) -> Generator[Segment, Floats, tuple[Floats, Prefill]]:
+        """Make the cache hold exactly this prompt with room for an answer; logits (n_vocab,) after it and the counts.
+
+        Raises EngineError if another answer takes this one's place.
+        """
+        begun = time.perf_counter()
+        if self._cache.begin_system(self, before):
+            yield from self._evaluate_system(before)
+        self._seconds["system"] = time.perf_counter() - begun
+        items: list[Item] = [*before, *(ImageRow(image.sha256, row) for row in range(len(image.embeds))), *after]
+        self._sequence = self._cache.choose_sequence(self, items, room)
+        done = self._cache.reuse(self._sequence, items)
+        # What was evaluated just now as the text before the image does not count as reused.
+        reused = done - min(self._evaluated, done)
+        while done < len(items):
+            run = _run_of_one_kind(items, done)
             begun = time.perf_counter()
             rows = [item.row for item in run if isinstance(item, ImageRow)]
             tokens = tuple(item for item in run if isinstance(item, int))
-            logits = yield Rows(own, common, embeds[rows]) if rows else Run(own, common, tokens)
-            if self._owners.get(own) is not result:
-                raise EngineError("another answer was begun before this one was finished: generate one at a time")
-            self._held[own].extend(run)
-            common += len(run)
-            result.evaluated += len(run)
-            result.seconds["image" if rows else "text"] += time.perf_counter() - begun
-        assert logits is not None
+            if rows:
+                logits = yield _LeasedEmbeddings(self._sequence, done, image.embeds[rows], self)
+            else:
+                logits = yield _LeasedTokens(self._sequence, done, tokens, self)
+            self._cache.append(self._sequence, run)
+            done += len(run)
+            self._evaluated += len(run)
+            self._seconds["image" if rows else "text"] += time.perf_counter() - begun
+        return logits, Prefill(self._evaluated, reused, dict(self._seconds))
+
+    def _evaluate_system(self, tokens: Sequence[int]) -> Generator[Segment, Floats, None]:
+        begun, held = time.perf_counter(), self._cache.length(SYSTEM)
+        yield TokenSegment(SYSTEM, held, tuple(tokens[held:]))
+        self._cache.append(SYSTEM, tokens[held:])
+        self._evaluated += len(tokens) - held
+        self._cache.end_system(tokens, time.perf_counter() - begun)
+
+    def append(self, token: int) -> Generator[Segment, Floats, Floats]:
+        """Add a token after the prompt; logits (n_vocab,) after it.
+
+        Raises EngineError if another prompt has taken its place.
+        """
+        logits = yield _LeasedTokens(self._sequence, self._cache.length(self._sequence), (token,), self)
+        self._cache.append(self._sequence, (token,))
         return logits
 
-    def _rewind(self, sequence: int, length: int) -> None:
-        # Also when nothing here is beyond `length`: an evaluation that failed may have left cells in the model.
-        del self._held[sequence][length:]
-        self._model.rewind(sequence, length)
+    def check(self) -> None:
+        """Raises EngineError if another answer has taken the sequence."""
+        if not self._cache.owns(self, self._sequence):
+            raise EngineError("another answer was begun before this one was finished: generate one at a time")
+
+    def release(self) -> None:
+        """The answer is finished or given up."""
+        self._cache.release(self, self._sequence)
+
+
+@dataclass(frozen=True)
+class _LeasedTokens(TokenSegment):
+    """Tokens that are evaluated only while their lease holds the sequence."""
+
+    lease: Lease
+
+    def part(self, start: int, count: int) -> TokenSegment:
+        self.lease.check()
+        return super().part(start, count)
+
+
+@dataclass(frozen=True, eq=False)
+class _LeasedEmbeddings(EmbeddingSegment):
+    """Embeddings that are evaluated only while their lease holds the sequence."""
+
+    lease: Lease
+
+    def part(self, start: int, count: int) -> EmbeddingSegment:
+        self.lease.check()
+        return super().part(start, count)
 
 
 def _run_of_one_kind(items: Sequence[Item], start: int) -> Sequence[Item]:

@@ -1,7 +1,7 @@
 """`bundle.json`, the only thing export and runtime agree on: its fields, read strictly.
 
-Format 1. An unknown format or field is refused, because a runtime that ignores what it does not know would
-compute something other than what was exported.
+Format 2; format 1 is read, too. An unknown format or field is refused, because a runtime that ignores what it does not
+know would compute something other than what was exported.
 """
 
 import json
@@ -9,16 +9,18 @@ import types
 from dataclasses import asdict, dataclass, fields, is_dataclass
 from typing import Any, get_args, get_origin, get_type_hints
 
+from ..engines.base import KV_TYPES
 from ..engines.errors import BundleError, InputError
 from .sampling import GenerationConfig
 
-FORMAT = 1
+FORMAT = 2
 MANIFEST = "bundle.json"
 MIN_CONTEXT, MAX_CONTEXT = 64, 32768
 MAX_IMAGE_SIZE = 1024
-KV_TYPES = ("f32", "f16", "q8_0/f16", "q8_0")  # of keys/values, one where they are alike
 MAX_NUMBER = 1e30  # beyond it a value is a mistake, and may not fit a float
 MIN_STD = 1e-6
+IMAGE_MARK = "<ImageHere>"
+"""Stands for the picture in a template and in a prompt's text."""
 STAGES = ("pixels", "image_features", "query_output", "image_embeds", "first_logits")
 
 
@@ -73,6 +75,23 @@ class VisionPart:
 
 
 @dataclass(frozen=True)
+class SpecialTokens:
+    """Ids of the tokens that are no text. The original's tokenizer writes them `<unk>`, `<s>` and `</s>`."""
+
+    unk: int
+    bos: int
+    eos: int
+
+    @property
+    def by_text(self) -> dict[str, int]:
+        return {"<unk>": self.unk, "<s>": self.bos, "</s>": self.eos}
+
+
+FORMAT_1_SPECIAL_TOKENS = {"unk": 0, "bos": 1, "eos": 2}
+"""Format 1 did not name them: every bundle was of a Llama with these."""
+
+
+@dataclass(frozen=True)
 class LanguagePart:
     file: str
     type: str
@@ -80,6 +99,7 @@ class LanguagePart:
     flash_attention: bool
     context: int
     """Default size of the context in tokens; the image's embeddings count as tokens."""
+    special_tokens: SpecialTokens
 
 
 @dataclass(frozen=True)
@@ -150,6 +170,7 @@ class Parity:
 @dataclass(frozen=True)
 class Manifest:
     format: int
+    """The format that the file was written in."""
     name: str
     notice: str
     provenance: Provenance
@@ -165,7 +186,7 @@ class Manifest:
     """None: a synthetic bundle, which has no original."""
 
     def to_json(self) -> str:
-        return json.dumps(asdict(self), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+        return json.dumps({**asdict(self), "format": FORMAT}, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
 
 def read_manifest(text: str) -> Manifest:
@@ -177,8 +198,12 @@ def read_manifest(text: str) -> Manifest:
     if not isinstance(data, dict):
         raise BundleError(f"{MANIFEST}: expected an object")
     found = data.get("format")
-    if found != FORMAT:
-        raise BundleError(f"{MANIFEST}: this is format {found!r}, this runtime reads format {FORMAT}")
+    if found not in (1, FORMAT):
+        raise BundleError(f"{MANIFEST}: this is format {found!r}, this runtime reads formats 1 and {FORMAT}")
+    if found == 1 and isinstance(data.get("llm"), dict):
+        if "special_tokens" in data["llm"]:
+            raise BundleError(f"{MANIFEST}.llm: unknown field 'special_tokens' in format 1")
+        data["llm"]["special_tokens"] = dict(FORMAT_1_SPECIAL_TOKENS)
     manifest: Manifest = _parse(Manifest, data, MANIFEST)
     _check(manifest)
     return manifest
@@ -200,6 +225,11 @@ def _check(manifest: Manifest) -> None:
         raise BundleError(f"{MANIFEST}: llm.kv_type is {llm.kv_type!r}; known are {', '.join(KV_TYPES)}")
     if llm.kv_type == "q8_0" and not llm.flash_attention:
         raise BundleError(f"{MANIFEST}: llm.kv_type q8_0 needs llm.flash_attention")
+    special = llm.special_tokens
+    if len(set(special.by_text.values())) != len(special.by_text):
+        raise BundleError(f"{MANIFEST}: llm.special_tokens must be three different tokens")
+    for name, token in special.by_text.items():
+        _check_range(f"llm.special_tokens, {name},", token, 0, shapes.vocabulary - 1)
     if manifest.parity and set(manifest.parity.stages) != set(STAGES):
         raise BundleError(f"{MANIFEST}: parity.stages must be {', '.join(STAGES)}")
     if not manifest.questions:
@@ -225,12 +255,12 @@ def parse_template(data: Any, where: str) -> Template:
 
 def check_template(template: Template, where: str) -> None:
     """Raises BundleError if a placeholder is missing, double or in the wrong order."""
-    if template.first.count("<ImageHere>") != 1 or template.first.count("{question}") != 1:
-        raise BundleError(f"{where}: `first` needs <ImageHere> and {{question}} once each")
-    if template.first.index("<ImageHere>") > template.first.index("{question}"):
-        raise BundleError(f"{where}: `first` needs <ImageHere> before {{question}}")
-    if "<ImageHere>" in template.system:
-        raise BundleError(f"{where}: `system` must not hold <ImageHere>")
+    if template.first.count(IMAGE_MARK) != 1 or template.first.count("{question}") != 1:
+        raise BundleError(f"{where}: `first` needs {IMAGE_MARK} and {{question}} once each")
+    if template.first.index(IMAGE_MARK) > template.first.index("{question}"):
+        raise BundleError(f"{where}: `first` needs {IMAGE_MARK} before {{question}}")
+    if IMAGE_MARK in template.system:
+        raise BundleError(f"{where}: `system` must not hold {IMAGE_MARK}")
     if template.next.count("{question}") != 1 or template.answer.count("{answer}") != 1:
         raise BundleError(f"{where}: `next` needs {{question}} and `answer` {{answer}}, once")
     if "" in template.stop:

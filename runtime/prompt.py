@@ -9,11 +9,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from .manifest import Template
-
-IMAGE_MARK = "<ImageHere>"
-SPECIAL_TOKENS = {"<unk>": 0, "<s>": 1, "</s>": 2}
-"""A Llama's special tokens as the original's tokenizer spells them."""
+from .manifest import IMAGE_MARK, SpecialTokens, Template
 
 
 @dataclass(frozen=True)
@@ -22,13 +18,6 @@ class Special:
 
     token: int
     text: str
-
-
-@dataclass(frozen=True)
-class Turn:
-    question: str
-    answer: str
-    """As the original has it: special tokens the model generated are spelled out."""
 
 
 @dataclass(frozen=True)
@@ -43,25 +32,26 @@ class Prompt:
         return self.before + IMAGE_MARK + "".join(p if isinstance(p, str) else p.text for p in self.after)
 
 
-def build_prompt(template: Template, turns: Sequence[Turn], question: str) -> Prompt:
-    """The prompt of `question` after `turns`.
+def build_prompt(template: Template, special: SpecialTokens, turns: Sequence[tuple[str, str]], question: str) -> Prompt:
+    """The prompt of `question` after earlier turns, each a question and the text of its answer.
 
     Special tokens spelled out in an answer become tokens again, as in the original. A question is plain text,
     whatever it holds: nobody types a token.
     """
     before, first = (template.system + template.first).split(IMAGE_MARK)
-    questions = [*(turn.question for turn in turns), question]
+    questions = [*(asked for asked, _ in turns), question]
     parts: list[str | Special] = [first.replace("{question}", questions[0])]
-    for turn, following in zip(turns, questions[1:], strict=True):
-        for part in _split_special(template.answer.replace("{answer}", turn.answer)):
+    for (_, answer), following in zip(turns, questions[1:], strict=True):
+        for part in _split_special(template.answer.replace("{answer}", answer), special):
             _append(parts, part)
         _append(parts, template.next.replace("{question}", following))
     return Prompt(before, tuple(parts))
 
 
-def _split_special(text: str) -> list[str | Special]:
-    words = re.split("(" + "|".join(map(re.escape, SPECIAL_TOKENS)) + ")", text)
-    return [Special(SPECIAL_TOKENS[word], word) if i % 2 else word for i, word in enumerate(words)]
+def _split_special(text: str, special: SpecialTokens) -> list[str | Special]:
+    tokens = special.by_text
+    words = re.split("(" + "|".join(map(re.escape, tokens)) + ")", text)
+    return [Special(tokens[word], word) if i % 2 else word for i, word in enumerate(words)]
 
 
 def _append(parts: list[str | Special], part: str | Special) -> None:

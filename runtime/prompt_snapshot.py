@@ -1,8 +1,8 @@
 """The text before the picture as the KV cache holds it, kept on disk: the next process need not compute it again.
 
 It is the same for every picture and holds nothing of any. With a 7B model on two cores it takes 5 seconds to compute
-and a moment to read. A snapshot belongs to one language model, one llama.cpp and one way of running it; one that
-does not belong, or is damaged, is not used and written anew.
+and a moment to read. A snapshot belongs to one language model, one engine and one way of running it. One that belongs
+to another, or is damaged, is not used and is written anew.
 """
 
 import hashlib
@@ -10,10 +10,10 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
+from ..engines.base import LanguageModel
 from ..engines.errors import EngineError
-from ..engines.llama_cpp_model import LlamaCppModel
 from .bundle import Bundle
-from .cache_folder import cache_folder, write_whole
+from .cache_folder import cache_folder, keep
 
 FORMAT = 1
 LEAST_SECONDS = 0.5  # of computing; below, a file is not worth it
@@ -24,7 +24,7 @@ DIGEST = hashlib.sha256().digest_size
 class PromptSnapshot:
     """Snapshots for one open language model."""
 
-    def __init__(self, bundle: Bundle, model: LlamaCppModel) -> None:
+    def __init__(self, bundle: Bundle, model: LanguageModel) -> None:
         self._model = model
         self._weights = bundle.manifest.files[bundle.manifest.llm.file].sha256
 
@@ -53,7 +53,7 @@ class PromptSnapshot:
         # Without a writable cache it is computed at every start; that is slow, not wrong.
         try:
             path = self._file(tokens)
-            write_whole(path, hashlib.sha256(state).digest() + state)
+            keep(path, hashlib.sha256(state).digest() + state)
             _drop_oldest(path.parent)
         except (OSError, RuntimeError):
             pass

@@ -8,10 +8,11 @@ from typing import Any
 
 from ..engines.base import EngineInfo
 from .conversation import Answer
+from .options import Options, Setup
 from .sampling import GenerationConfig
 from .vision import ImageEmbedding
 
-SCHEMA = "skingpt-report/1"
+SCHEMA = "skingpt-report/2"
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,10 @@ class Report:
     sections: tuple[Section, ...]
     config: GenerationConfig
     engines: dict[str, EngineInfo]
+    """What ran each stage, as the engines themselves say."""
+    requested: Options
+    setup: Setup
+    """What the options became on this machine."""
     bundle_name: str
     bundle_id: str
     notice: str
@@ -59,6 +64,7 @@ class Report:
             "turns": [_turn(section) for section in self.sections],
             "timings_ms": {stage: round(value * 1000, 3) for stage, value in self.seconds.items()},
             "engines": {stage: info.to_json() for stage, info in self.engines.items()},
+            "setup": {"requested": self.requested.to_json(), "resolved": self.setup.to_json()},
             "generation": {
                 "max_new_tokens": self.config.max_new_tokens,
                 "temperature": self.config.temperature,

@@ -1,33 +1,28 @@
 """The runtime's front door: open a bundle, encode a picture, ask."""
 
 import time
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator, Sequence
 from hashlib import sha256
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from ..engines.base import EngineInfo, Floats, LanguageModel
+from ..engines.base import EngineInfo, Floats
 from ..engines.errors import InputError
-from ..engines.huge_pages import Collapsing
-from ..engines.llama_cpp_model import LlamaCppModel
-from ..engines.onnx_runtime import OrtGraph
-from ..engines.scheduler import Scheduler
-from .amx_trial import use_amx
 from .bundle import Bundle, Progress, default_bundle, open_bundle
-from .conversation import Answer, Conversation
-from .image_cache import ImageCache, Key
+from .conversation import Answer, Conversation, Turn
+from .huge_pages import Collapsing
+from .image_cache import ImageCache
 from .kv_cache import KvCache
-from .manifest import LanguagePart, Question
-from .options import Options
+from .loading import Engines, load
+from .manifest import Question
+from .options import MAX_SAMPLES, Options, Setup
 from .prompt_snapshot import PromptSnapshot
 from .report import Report, Section
+from .resolve import resolve
 from .sampling import GenerationConfig
-from .threads import default_threads
-from .vision import ImageEmbedding, VisionModel
-
-MAX_SAMPLES = 100
+from .scheduler import Scheduler
+from .vision import ImageEmbedding
 
 
 class SkinGPT:
@@ -39,22 +34,25 @@ class SkinGPT:
     def __init__(
         self,
         bundle: Bundle,
-        vision: VisionModel,
-        model: LanguageModel,
+        engines: Engines,
+        setup: Setup,
+        requested: Options | None = None,
         *,
-        context: int | None = None,
-        conversations: int = 1,
-        image_cache: int = 0,
-        snapshot: PromptSnapshot | None = None,
+        load_seconds: float = 0.0,
     ) -> None:
+        """Put open engines together; `SkinGPT.open` and `SkinGPT.from_bundle` open them, too."""
         self.bundle = bundle
-        self.vision = vision
-        self.load_seconds = 0.0
-        self._collapsing: Collapsing | None = None
-        self._model = model
-        self._cache = KvCache(model, conversations, snapshot)
-        self._images = ImageCache(image_cache)
-        self._context = min(context or bundle.manifest.llm.context, model.n_ctx)
+        self.vision = engines.vision
+        self.setup = setup
+        """How everything is run."""
+        self.requested = requested or Options()
+        """What was asked for."""
+        self.load_seconds = load_seconds
+        self._model = engines.language_model
+        snapshot = PromptSnapshot(bundle, self._model) if setup.prompt_snapshot else None
+        self._cache = KvCache(self._model, setup.conversations, snapshot)
+        self._images = ImageCache(setup.image_cache)
+        self._collapsing = Collapsing() if setup.huge_pages else None
 
     @classmethod
     def open(
@@ -67,33 +65,23 @@ class SkinGPT:
     ) -> Self:
         """Check and load a bundle; without a path, the demonstration bundle of the package.
 
-        All files are hashed the first time this machine sees the bundle, or with `verify`; `progress` hears of it.
-
-        Raises BundleError, EngineError, InputError for options out of range.
+        All files are hashed the first time this machine sees the bundle, or with `verify`; `progress` is told how far
+        that is. Raises BundleError, EngineError, InputError for options that cannot be met.
         """
         begun = time.perf_counter()
         bundle = open_bundle(Path(path) if path else default_bundle(), verify=verify, progress=progress)
-        model = cls.from_bundle(bundle, options)
-        model.load_seconds = time.perf_counter() - begun
-        return model
+        return cls._load(bundle, options or Options(), begun)
 
     @classmethod
     def from_bundle(cls, bundle: Bundle, options: Options | None = None) -> Self:
         """Load a bundle that has been checked already; see `open`."""
-        options = options or Options()
-        vision, model = open_engines(bundle, options)
-        opened = cls(
-            bundle,
-            vision,
-            model,
-            context=options.context,
-            conversations=options.conversations,
-            image_cache=options.image_cache,
-            snapshot=PromptSnapshot(bundle, model) if options.prompt_snapshot else None,
-        )
-        if options.huge_pages:
-            opened._collapsing = Collapsing()
-        return opened
+        return cls._load(bundle, options or Options(), time.perf_counter())
+
+    @classmethod
+    def _load(cls, bundle: Bundle, options: Options, begun: float) -> Self:
+        setup = resolve(bundle, options)
+        engines = load(bundle, setup)
+        return cls(bundle, engines, setup, options, load_seconds=time.perf_counter() - begun)
 
     @property
     def engines(self) -> dict[str, EngineInfo]:
@@ -113,20 +101,24 @@ class SkinGPT:
 
         Raises ImageError, NumericalError.
         """
-        key = Key(sha256(data).hexdigest(), self.bundle.id)
-        image = self._images.get(key, name)
+        image = self._images.get(sha256(data).hexdigest(), name)
         if image is None:
             image = self.vision.embed(data, name)
-            self._images.put(key, image)
+            self._images.put(image)
         return image
 
-    def conversation(self, image: ImageEmbedding) -> Conversation:
-        """A new conversation about a picture."""
-        template = self.bundle.manifest.template
-        return Conversation(self._model, self._cache, template, self._context, image)
+    def conversation(self, image: ImageEmbedding, turns: Sequence[Turn] = ()) -> Conversation:
+        """A conversation about a picture: a new one, or one that goes on after the turns it had before.
+
+        Turns may come from another process. What the KV cache still holds of them is not computed again. Raises
+        QuestionError for a turn that cannot be one.
+        """
+        manifest, context = self.bundle.manifest, min(self.setup.language_model.context, self._model.n_ctx)
+        special = manifest.llm.special_tokens
+        return Conversation(self._model, self._cache, manifest.template, special, context, image, turns)
 
     def scheduler(self, *, together: bool = True) -> Scheduler:
-        """For jobs of conversations that are answered at the same time, as many as the model was opened for."""
+        """For jobs of conversations that are answered at the same time: `Options.conversations` of them."""
         return Scheduler(self._model, at_once=self._cache.conversations, together=together)
 
     def samples(
@@ -158,7 +150,7 @@ class SkinGPT:
         return [conversation.answers[0] for conversation in conversations]
 
     def stream(self, image: ImageEmbedding, question: str, config: GenerationConfig | None = None) -> Iterator[str]:
-        """Answer one question piece by piece; use `conversation` for follow-ups."""
+        """Answer one question in pieces of text, as they are generated; use `conversation` for follow-ups."""
         return self.conversation(image).stream(question, config or self.defaults)
 
     def ask(self, image: ImageEmbedding, question: str, config: GenerationConfig | None = None) -> Answer:
@@ -207,6 +199,8 @@ class SkinGPT:
             sections=tuple(sections),
             config=config,
             engines=self.engines,
+            requested=self.requested,
+            setup=self.setup,
             bundle_name=manifest.name,
             bundle_id=self.bundle.id,
             notice=manifest.notice,
@@ -228,58 +222,3 @@ class SkinGPT:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
-
-
-def open_engines(bundle: Bundle, options: Options) -> tuple[VisionModel, LlamaCppModel]:
-    """Load vision and language model at the same time. Raises as `open_vision` and `open_language_model` do."""
-    with ThreadPoolExecutor(1) as pool:
-        vision = pool.submit(open_vision, bundle, options)
-        model = open_language_model(bundle, options)
-        try:
-            return vision.result(), model
-        except BaseException:
-            model.close()
-            raise
-
-
-def open_vision(bundle: Bundle, options: Options | None = None) -> VisionModel:
-    """Load a bundle's two graphs. Raises BundleError, EngineError."""
-    options = options or Options()
-    part = bundle.manifest.vision
-    threads = options.vision_threads or options.threads or default_threads()
-    encoder, qformer = (
-        OrtGraph(bundle.file(name), device=options.device_of_vision, precision=part.precision, threads=threads)
-        for name in (part.encoder, part.qformer)
-    )
-    return VisionModel(bundle, encoder, qformer)
-
-
-def open_language_model(bundle: Bundle, options: Options | None = None) -> LlamaCppModel:
-    """Load a bundle's language model. Raises EngineError."""
-    options = options or Options()
-    part = bundle.manifest.llm
-    context = options.context or part.context
-    kv_type, flash_attention = attention(part, options)
-    return LlamaCppModel(
-        bundle.file(part.file),
-        context=context,
-        cells=options.cells or context * options.conversations,
-        sequences=options.conversations + 1,
-        threads=options.threads or default_threads(),
-        prefill_threads=options.prefill_threads,
-        batch=options.batch,
-        precision=part.type,
-        kv_type=kv_type,
-        flash_attention=flash_attention,
-        device=options.device,
-        gpu_layers=options.gpu_layers,
-        amx=use_amx(bundle, options),
-    )
-
-
-def attention(part: LanguagePart, options: Options) -> tuple[str, bool]:
-    """Type of the KV cache, and whether flash attention is used."""
-    if options.device != "cpu" and not options.kv_type and part.kv_type == "q8_0/f16":
-        return "f16", True  # what GPUs have kernels for
-    kv_type = options.kv_type or part.kv_type
-    return kv_type, part.flash_attention or kv_type == "q8_0"

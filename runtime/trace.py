@@ -1,7 +1,6 @@
 """Every stage of one run as arrays and tokens, for people who compare engines."""
 
 import json
-from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +10,9 @@ from ..engines.errors import InputError
 from .conversation import Answer
 from .sampling import GenerationConfig
 from .skingpt import SkinGPT
-from .vision import ImageEmbedding
+from .vision import as_embedding
 
-SCHEMA = "skingpt-trace/1"
+SCHEMA = "skingpt-trace/2"
 
 
 def write_trace(
@@ -29,7 +28,7 @@ def write_trace(
     Raises what the stages raise, InputError if it cannot be written.
     """
     stages, seconds = model.vision.stages(data, name)
-    image = ImageEmbedding(stages.image_embeds[0], sha256(data).hexdigest(), name, seconds)
+    image = as_embedding(stages, seconds, data, name)
     first_logits = model.first_logits(image, questions[0])
     conversation = model.conversation(image)
     for question in questions:
@@ -40,6 +39,7 @@ def write_trace(
         "bundle": {"name": model.bundle.manifest.name, "id": model.bundle.id},
         "notice": model.bundle.manifest.notice,
         "engines": {stage: info.to_json() for stage, info in model.engines.items()},
+        "setup": {"requested": model.requested.to_json(), "resolved": model.setup.to_json()},
         "turns": [_turn(answer) for answer in conversation.answers],
     }
     try:

@@ -41,6 +41,13 @@ class VisionStages:
     """(1, queries, n_embd)"""
 
 
+def as_embedding(stages: VisionStages, seconds: dict[str, float], data: bytes, name: str) -> ImageEmbedding:
+    """The last of a picture's stages, to be asked about; `data` are the bytes of its file."""
+    embeds = stages.image_embeds[0]
+    embeds.flags.writeable = False
+    return ImageEmbedding(embeds, sha256(data).hexdigest(), name, seconds)
+
+
 class VisionModel:
     """Vision encoder and Q-Former of a bundle."""
 
@@ -92,10 +99,7 @@ class VisionModel:
 
     def embed(self, data: bytes, name: str) -> ImageEmbedding:
         """Encode a picture. Raises as `stages` does."""
-        stages, seconds = self.stages(data, name)
-        embeds = stages.image_embeds[0]
-        embeds.flags.writeable = False
-        return ImageEmbedding(embeds, sha256(data).hexdigest(), name, seconds)
+        return as_embedding(*self.stages(data, name), data, name)
 
     def close(self) -> None:
         self._encoder.close()

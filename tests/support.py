@@ -4,15 +4,18 @@ import io
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 from PIL import Image
+from skingpt_edge.engines.base import LanguageModelSetup
 
 ROOT = Path(__file__).parents[1]
 DATA = ROOT / "tests" / "data"
 GOLDEN = DATA / "golden"
 CHECKPOINT = GOLDEN / "checkpoint"
 FORMAT_1 = DATA / "bundle-format-1"
+FORMAT_2 = DATA / "bundle-format-2.json"  # a manifest of the same files
 
 
 def run(*command: str | Path, **options: object) -> subprocess.CompletedProcess[str]:
@@ -50,3 +53,12 @@ def encode(image: Image.Image, kind: str, **options: object) -> bytes:
     target = io.BytesIO()
     image.save(target, kind, **options)
     return target.getvalue()
+
+
+def language_setup(**changes: object) -> LanguageModelSetup:
+    """How tests open a language model by itself."""
+    plain = LanguageModelSetup(
+        engine="llama.cpp", device="cpu", gpu_layers=0, threads=1, prefill_threads=1, context=256, cells=256,
+        sequences=2, batch=128, kv_type="f16", flash_attention=True, layout="repacked",
+    )  # fmt: skip
+    return replace(plain, **changes)

@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 import struct
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,10 +13,11 @@ from skingpt_edge.engines.errors import BundleError, EngineError, InputError
 from skingpt_edge.engines.gguf_header import read_gguf_header
 from skingpt_edge.runtime import bundle as bundle_module
 from skingpt_edge.runtime.bundle import MANIFEST, open_bundle, read_bundle
-from skingpt_edge.runtime.manifest import read_manifest
+from skingpt_edge.runtime.manifest import SpecialTokens, read_manifest
 from skingpt_edge.runtime.options import Options
+from skingpt_edge.runtime.sampling import GenerationConfig
 from skingpt_edge.runtime.skingpt import SkinGPT
-from support import FORMAT_1, GOLDEN
+from support import FORMAT_1, FORMAT_2, GOLDEN
 
 
 @pytest.fixture
@@ -32,11 +34,59 @@ def edit(folder: Path, change) -> None:
 def test_the_bundle_of_format_1_is_read_for_ever():
     opened = open_bundle(FORMAT_1)
     assert opened.manifest.format == 1
-    assert read_manifest(opened.manifest.to_json()) == opened.manifest
+    assert opened.manifest.llm.special_tokens == SpecialTokens(0, 1, 2)
+    assert read_manifest(opened.manifest.to_json()) == replace(opened.manifest, format=2)
+
+
+@pytest.fixture
+def format_2(copy) -> Path:
+    (copy / MANIFEST).write_bytes(FORMAT_2.read_bytes())
+    return copy
+
+
+def test_the_bundle_of_format_2_is_read_for_ever(format_2):
+    opened = open_bundle(format_2)
+    assert opened.manifest.format == 2
+    assert opened.manifest.to_json() == FORMAT_2.read_text()
+    assert opened.manifest.llm.special_tokens == SpecialTokens(0, 1, 2)
+
+
+def test_special_tokens_of_format_2_are_its_own(format_2):
+    edit(format_2, lambda d: d["llm"].pop("special_tokens"))
+    with pytest.raises(BundleError, match="llm: field 'special_tokens' is missing"):
+        read_bundle(format_2)
+
+
+SPECIAL = {
+    "other tokens than the model's file": ({"unk": 0, "bos": 1, "eos": 5}, "its eos token is 2, bundle.json says 5"),
+    "one token for two": ({"unk": 0, "bos": 1, "eos": 1}, "must be three different tokens"),
+    "a token beyond the vocabulary": ({"unk": 0, "bos": 1, "eos": 10**6}, "special_tokens, </s>, is 1000000, expected"),
+}
+
+
+@pytest.mark.parametrize("name", SPECIAL)
+def test_a_manifest_with_special_tokens_is_refused(name, format_2):
+    tokens, words = SPECIAL[name]
+    edit(format_2, lambda d: d["llm"].update(special_tokens=tokens))
+    with pytest.raises(BundleError, match=words):
+        open_bundle(format_2)
+
+
+def test_an_answer_is_the_same_in_either_format(format_2):
+    image = (GOLDEN / "images/00.jpg").read_bytes()
+    answers = []
+    for folder in (FORMAT_1, format_2):
+        with SkinGPT.open(folder) as model:
+            answers.append(model.ask(model.embed(image), "What?", GenerationConfig(12)).token_ids)
+    assert answers[0] == answers[1]
 
 
 CHANGES = {
-    "an unknown format": (lambda d: d.update(format=2), r"format 2, this runtime reads format 1"),
+    "an unknown format": (lambda d: d.update(format=3), r"format 3, this runtime reads formats 1 and 2"),
+    "a field of format 2": (
+        lambda d: d["llm"].update(special_tokens={}),
+        r"unknown field 'special_tokens' in format 1",
+    ),
     "no format": (lambda d: d.pop("format"), r"format None"),
     "an unknown field": (lambda d: d["llm"].update(speed=1), r"llm: unknown field 'speed'"),
     "a missing field": (lambda d: d["image"].pop("std"), r"image: field 'std' is missing"),

@@ -80,14 +80,14 @@ def test_the_page_holds_pictures_and_reports_and_loads_nothing(tmp_path):
 def test_markup_and_controls_in_an_answer_stay_text():
     from dataclasses import replace
 
-    from skingpt_edge.runtime.page import Entry, page
+    from skingpt_edge.runtime.html_report import Entry, html_report
     from skingpt_edge.runtime.skingpt import SkinGPT
 
     with SkinGPT.open(FORMAT_1) as model:
         report = model.report(model.embed(PHOTO.read_bytes(), "<b>.jpg"))
     section = report.sections[0]
     evil = replace(section, answer=replace(section.answer, text="<script>alert(1)</script>\x1b[2J"))
-    text = page([Entry(b"", replace(report, sections=(evil,)))])
+    text = html_report([Entry(b"", replace(report, sections=(evil,)))])
     assert "<script>" not in text
     assert "\x1b" not in text
     assert "&lt;b&gt;.jpg" in text

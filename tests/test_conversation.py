@@ -1,16 +1,20 @@
 """What a conversation does with its context and its cache, on a language model that says what it is told."""
 
+from threading import Event
+
 import numpy as np
 import pytest
-from skingpt_edge.engines.errors import EngineError, InputError, NumericalError, QuestionError
+from skingpt_edge.engines.errors import Cancelled, EngineError, InputError, NumericalError, QuestionError
 from skingpt_edge.engines.fake import FakeLanguageModel
 from skingpt_edge.export.templates import SKINGPT4
-from skingpt_edge.runtime.conversation import Conversation
+from skingpt_edge.runtime.conversation import Conversation, Turn
 from skingpt_edge.runtime.kv_cache import SYSTEM, KvCache
+from skingpt_edge.runtime.manifest import SpecialTokens
 from skingpt_edge.runtime.sampling import GenerationConfig, Sampler
 from skingpt_edge.runtime.vision import ImageEmbedding
 
 WORK = 1  # the sequence of the only conversation
+SPECIAL = SpecialTokens(unk=0, bos=1, eos=2)
 SYSTEM_LENGTH = 1 + len((SKINGPT4.system + "###Human: <Img>").encode())
 
 
@@ -21,7 +25,7 @@ def picture(number: int) -> ImageEmbedding:
 def start(answers, n_ctx=4096):
     model = FakeLanguageModel([[piece.encode() for piece in answer] for answer in answers], n_ctx=n_ctx)
     cache = KvCache(model)
-    return model, lambda number: Conversation(model, cache, SKINGPT4, n_ctx, picture(number))
+    return model, lambda number, turns=(): Conversation(model, cache, SKINGPT4, SPECIAL, n_ctx, picture(number), turns)
 
 
 def cells(model, conversation):
@@ -55,7 +59,7 @@ def test_the_end_of_sequence_token_and_the_limit_end_an_answer():
 
 
 def test_an_answer_ended_by_its_token_keeps_it_in_the_next_prompt_but_not_in_its_text():
-    model, converse = start([["red", " "], ["x###"]])
+    _, converse = start([["red", " "], ["x###"]])
     conversation = converse(1)
     assert "".join(conversation.stream("one")) == "red"
     assert conversation.answers[0].text == "red"
@@ -63,7 +67,7 @@ def test_an_answer_ended_by_its_token_keeps_it_in_the_next_prompt_but_not_in_its
     answer = conversation.ask("two")
     assert answer.original_text == "x"
     assert answer.prompt.endswith("###Assistant: red </s>###Human: two###Assistant:")
-    assert answer.segment_token_ids[1].count(model.eos) == 1
+    assert answer.segment_token_ids[1].count(SPECIAL.eos) == 1
 
 
 def test_a_follow_up_evaluates_what_is_new_and_the_cache_holds_the_whole_prompt():
@@ -95,8 +99,11 @@ def test_an_answer_overtaken_by_another_is_an_error_not_other_words():
     stream = first.stream("one")
     assert next(stream) == "a"
     second.ask("two")
+    evaluated = model.evaluated
     with pytest.raises(EngineError, match="another answer was begun"):
         next(stream)
+    assert model.evaluated == evaluated  # nothing of it got among the other's cells
+    assert model.cells[WORK] == cells(model, second)
     assert first.ask("one again").text
     assert model.cells[WORK] == cells(model, first)
 
@@ -117,18 +124,19 @@ def test_a_stream_left_unfinished_leaves_nothing_behind():
 def test_an_evaluation_that_fails_halfway_leaves_no_wrong_words(sequence):
     model, converse = start([["red"]])
     conversation = converse(1)
-    plain = model.evaluate_tokens
+    plain = model.evaluate
 
-    def fail(target, position, tokens):
-        plain(target, position, tokens[:2])
-        if target == sequence:
+    def fail(segments):
+        [segment] = segments
+        if segment.sequence == sequence:
+            plain([segment.part(0, 2)])
             raise EngineError("out of luck")
-        plain(target, position + 2, tokens[2:])
+        return plain(segments)
 
-    model.evaluate_tokens = fail
+    model.evaluate = fail
     with pytest.raises(EngineError, match="out of luck"):
         conversation.ask("one")
-    model.evaluate_tokens = plain
+    model.evaluate = plain
     conversation.ask("two")
     assert model.cells[WORK] == cells(model, conversation)
 
@@ -162,7 +170,7 @@ def test_an_empty_question_is_refused():
 
 def test_bytes_that_are_no_utf8_become_replacement_characters():
     model = FakeLanguageModel([[b"a\xe2", b"\x82", b"b", b"\xf0\x9f"]])
-    conversation = Conversation(model, KvCache(model), SKINGPT4, 4096, picture(1))
+    conversation = Conversation(model, KvCache(model), SKINGPT4, SPECIAL, 4096, picture(1))
     assert "".join(conversation.stream("what")) == "a\ufffd\ufffdb\ufffd\ufffd"
     assert conversation.answers[0].text == "a\ufffd\ufffdb\ufffd\ufffd"
 
@@ -170,8 +178,8 @@ def test_bytes_that_are_no_utf8_become_replacement_characters():
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 def test_numbers_that_are_none_never_become_text(value):
     model, converse = start([["x"]])
-    plain = model.logits
-    model.logits = lambda: np.where(plain() > 0, np.float32(value), np.float32(0))
+    plain = model.evaluate
+    model.evaluate = lambda segments: np.where(plain(segments) > 0, np.float32(value), np.float32(0))
     with pytest.raises(NumericalError, match="logits"):
         converse(1).ask("what")
 
@@ -199,3 +207,93 @@ def test_settings_out_of_range_are_named(options):
     (name,) = options
     with pytest.raises(InputError, match=name):
         GenerationConfig(**options)
+
+
+def chunks(model, begun=0):
+    return model.calls[begun:]
+
+
+def test_a_prompt_is_evaluated_in_chunks_of_a_batch():
+    model, converse = start([["red"]])
+    question = "x" * (3 * model.n_batch)
+    answer = converse(1).ask(question)
+    prompt = sum(map(len, answer.segment_token_ids)) + 32
+    assert model.evaluated == prompt + len(answer.token_ids) - 1
+    assert len(chunks(model)) >= prompt / model.n_batch
+
+
+def test_a_cancel_takes_effect_within_one_chunk_and_leaves_nothing_wrong():
+    model, converse = start([["red"]])
+    conversation, cancel = converse(1), Event()
+    plain, seen = model.evaluate, []
+
+    def cancelled_from_elsewhere(segments):
+        seen.append(len(segments[0]))
+        if len(seen) == 3:
+            cancel.set()
+        return plain(segments)
+
+    model.evaluate = cancelled_from_elsewhere
+    with pytest.raises(Cancelled):
+        conversation.ask("x" * (10 * model.n_batch), cancel=cancel)
+    assert len(seen) == 3
+    model.evaluate = plain
+    assert conversation.answers == []
+    assert conversation.ask("two").text == "red"
+    assert model.cells[WORK] == cells(model, conversation)
+
+
+def test_closing_a_stream_takes_effect_at_once():
+    model, converse = start([["a"] * 50])
+    stream = converse(1).stream("one")
+    next(stream)
+    evaluated = model.evaluated
+    stream.close()
+    assert model.evaluated == evaluated
+
+
+@pytest.mark.parametrize("form", ["tokens", "text"])
+def test_a_conversation_is_rebuilt_from_its_turns_and_finds_its_cache_again(form):
+    model, converse = start([["red"], ["blue"], ["green"]])
+    first = converse(1)
+    answers = [first.ask("one"), first.ask("two")]
+    turns = [Turn(a.question, a.token_ids if form == "tokens" else a.original_text) for a in answers]
+    again = converse(1, turns)
+    answer = again.ask("three")
+    assert answer.prompt == expected_prompt(["one", "two", "three"], [a.original_text for a in answers])
+    assert answer.text == "green"
+    assert again.answers == [answer]
+    # All of the last prompt but its end is found in the cache.
+    assert answer.prefill.reused >= sum(map(len, answers[1].segment_token_ids)) + 32 - 1
+    assert model.cells[WORK] == cells(model, again)
+
+
+def expected_prompt(questions, answers):
+    text = SKINGPT4.system + SKINGPT4.first.replace("{question}", questions[0])
+    for answer, question in zip(answers, questions[1:], strict=True):
+        text += SKINGPT4.answer.replace("{answer}", answer) + SKINGPT4.next.replace("{question}", question)
+    return text
+
+
+def test_a_turns_tokens_are_decoded_as_the_original_decodes_them():
+    _, converse = start([["red"], ["x"]])
+    conversation = converse(1)
+    ended = conversation.ask("one")
+    assert ended.original_text == "red</s>" or ended.original_text.endswith("</s>")
+    answer = converse(1, [ended.turn]).ask("two")
+    assert answer.segment_token_ids[1].count(SPECIAL.eos) == 1
+
+
+@pytest.mark.parametrize(
+    ("turn", "message"),
+    [
+        (Turn(" ", "red"), "turn 1: the question is empty"),
+        (Turn("what", "caf\udcff"), "turn 1: the answer is not valid text"),
+        (Turn("what", (5, 999_999)), "turn 1: token 999999, but the vocabulary has"),
+        (Turn("what", (-1,)), "turn 1: token -1"),
+    ],
+)
+def test_a_turn_that_cannot_be_one_is_refused(turn, message):
+    _, converse = start([["red"]])
+    with pytest.raises(QuestionError, match=message):
+        converse(1, [turn])

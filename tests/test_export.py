@@ -10,15 +10,19 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from skingpt_edge.engines.errors import ExportError
+from sentencepiece import sentencepiece_model_pb2 as spm
+from skingpt_edge.engines.base import GraphSetup
+from skingpt_edge.engines.errors import ExportError, ParityError
 from skingpt_edge.engines.gguf_header import read_gguf_header
-from skingpt_edge.engines.onnx_runtime import OrtGraph
+from skingpt_edge.engines.llama_cpp_library import file_types
+from skingpt_edge.engines.registry import open_graph
 from skingpt_edge.export import graphs, parity, synth
 from skingpt_edge.export.bundle_writer import language_part
-from skingpt_edge.export.gguf_file import F16, file_types, plain_types, quantise, write_gguf
+from skingpt_edge.export.gguf_file import F16, plain_types, quantise, write_gguf
 from skingpt_edge.export.llama_weights import LlamaConfig
 from skingpt_edge.export.make import Checkpoints, Choices, export_bundle
 from skingpt_edge.export.quantise import to_float16
+from skingpt_edge.export.tokenizer import special_tokens
 from skingpt_edge.export.vision_weights import (
     expected_shapes,
     load_vision_model,
@@ -26,6 +30,7 @@ from skingpt_edge.export.vision_weights import (
     save_float32,
 )
 from skingpt_edge.runtime.bundle import read_bundle
+from skingpt_edge.runtime.manifest import SpecialTokens
 from support import CHECKPOINT, FORMAT_1, GOLDEN, export, interruptible, run
 
 VIT, QFORMER, ADAPTER = (CHECKPOINT / f"{name}.pth" for name in ("eva_vit_g", "blip2_pretrained", "skingpt4"))
@@ -48,12 +53,12 @@ def test_a_bundle_is_replaced_only_when_forced(tmp_path):
 def test_a_bundle_past_its_limit_is_refused_unless_accepted(tmp_path):
     target = tmp_path / "out" / "bundle"
     pictures = ("--pictures", GOLDEN / "images")
-    result = export(target, "int8", "q4_0", *pictures)
+    result = export(target, "f32", "q4_0", *pictures)
     assert result.returncode == 4
     assert "language model: " in result.stderr
     assert "--accept-parity" in result.stderr
     assert list(target.parent.iterdir()) == []
-    result = export(target, "int8", "q4_0", *pictures, "--accept-parity")
+    result = export(target, "f32", "q4_0", *pictures, "--accept-parity")
     assert result.returncode == 0
     (failure,) = read_bundle(target).manifest.parity.failures
     assert failure.startswith("language model: ")
@@ -61,14 +66,33 @@ def test_a_bundle_past_its_limit_is_refused_unless_accepted(tmp_path):
 
 
 @pytest.mark.parametrize(("limit", "taken"), [(0.9, "int8"), (0.99999999, "int8-block")])
-def test_int8_takes_the_finer_tier_where_the_faster_one_is_too_coarse(limit, taken, tmp_path, monkeypatch):
+def test_auto_takes_8_bit_blocks_where_int8_is_too_coarse(limit, taken, tmp_path, monkeypatch):
     monkeypatch.setitem(parity.COSINE, "int8", limit)
     sources = Checkpoints(VIT, QFORMER, ADAPTER, CHECKPOINT / "llm")
     pictures = sorted((GOLDEN / "images").glob("0*"))[:3]
-    manifest = export_bundle(sources, tmp_path / "bundle", Choices("int8", "f32", "golden"), pictures)
+    manifest = export_bundle(sources, tmp_path / "bundle", Choices("auto", "f32", "golden"), pictures)
     assert manifest.vision.precision == taken
     graph = onnx.load(tmp_path / "bundle" / "vision_encoder.onnx", load_external_data=False).graph
     assert ("MatMulNBits" in {node.op_type for node in graph.node}) == (taken == "int8-block")
+
+
+def test_int8_is_int8_or_an_error(tmp_path, monkeypatch):
+    monkeypatch.setitem(parity.COSINE, "int8", 0.99999999)
+    sources = Checkpoints(VIT, QFORMER, ADAPTER, CHECKPOINT / "llm")
+    pictures = sorted((GOLDEN / "images").glob("0*"))[:3]
+    with pytest.raises(ParityError, match=r"image_embeds: cosine .* for int8"):
+        export_bundle(sources, tmp_path / "bundle", Choices("int8", "f32", "golden"), pictures)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_special_tokens_come_from_the_tokenizer_and_must_be_a_llamas(exact_bundle, tmp_path):
+    assert read_bundle(exact_bundle).manifest.llm.special_tokens == SpecialTokens(unk=0, bos=1, eos=2)
+    model = spm.ModelProto()
+    model.ParseFromString((CHECKPOINT / "llm/tokenizer.model").read_bytes())
+    model.trainer_spec.eos_id = 5
+    (tmp_path / "tokenizer.model").write_bytes(model.SerializeToString())
+    with pytest.raises(ExportError, match="token 5 is not </s>, as a Llama's is"):
+        special_tokens(tmp_path)
 
 
 def test_the_manifest_says_what_the_bundle_was_made_from(exact_bundle):
@@ -162,7 +186,7 @@ def test_our_int8_graph_is_optimums(tmp_path):
     ORTQuantizer(plain, PretrainedConfig()).quantize(settings, tmp_path / "theirs", file_suffix=None)
     pixels = {"pixels": np.load(GOLDEN / "expected/00.npz")["pixels"]}
     ours, theirs = (
-        OrtGraph(folder / "vision_encoder.onnx", device="cpu", precision="int8", threads=1).run(pixels)
+        open_graph(folder / "vision_encoder.onnx", GraphSetup("onnxruntime", "cpu", 1)).run(pixels)
         for folder in (tmp_path / "int8", tmp_path / "theirs")
     )
     assert len(products) == 4 * config.depth
@@ -171,7 +195,7 @@ def test_our_int8_graph_is_optimums(tmp_path):
 
 def test_the_graphs_take_any_batch(exact_bundle):
     pixels = np.load(GOLDEN / "expected/00.npz")["pixels"]
-    graph = OrtGraph(exact_bundle / "vision_encoder.onnx", device="cpu", precision="f32", threads=1)
+    graph = open_graph(exact_bundle / "vision_encoder.onnx", GraphSetup("onnxruntime", "cpu", 1))
     single = graph.run({"pixels": pixels})["image_features"]
     for batch in (1, 3):
         many = graph.run({"pixels": np.repeat(pixels, batch, axis=0)})["image_features"]
@@ -235,5 +259,5 @@ def test_the_current_directory_is_not_replaced_and_a_link_means_its_bundle(tmp_p
 )  # fmt: skip
 def test_the_kv_cache_suits_the_weights(llm_type, width, expected):
     llama = LlamaConfig(vocabulary=64, width=width, layers=1, heads=32, kv_heads=32, hidden=64)
-    part = language_part(llm_type, llama)
+    part = language_part(llm_type, llama, SpecialTokens(0, 1, 2))
     assert (part.kv_type, part.flash_attention) == expected

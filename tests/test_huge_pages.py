@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from skingpt_edge.engines import huge_pages
+from skingpt_edge.runtime import huge_pages
 from skingpt_edge.runtime.options import Options
 from skingpt_edge.runtime.skingpt import SkinGPT
 
@@ -39,21 +39,24 @@ def test_a_large_mapping_is_moved_and_holds_what_it_held(memory):
 
 
 def test_it_ends_when_told_to(memory):
-    pieces = []
-    moved = huge_pages.collapse(lambda seconds: bool(pieces.append(seconds)))
-    assert len(pieces) <= 1
-    assert moved <= huge_pages.PIECE
+    blocks = []
+    moved = huge_pages.collapse(lambda seconds: bool(blocks.append(seconds)))
+    assert len(blocks) <= 1
+    assert moved <= huge_pages.BLOCK
 
 
 def test_a_system_that_cannot_do_it_is_asked_once(monkeypatch, memory):
     asked = []
-    monkeypatch.setattr(huge_pages, "_madvise", lambda *piece: bool(asked.append(piece)))
+    monkeypatch.setattr(huge_pages, "_madvise", lambda *block: bool(asked.append(block)))
     assert huge_pages.collapse() == 0
     assert len(asked) == 1
 
 
-@pytest.mark.parametrize("wanted", [True, False])
-def test_a_model_does_it_in_the_background_until_it_is_closed(wanted):
-    with SkinGPT.open(options=Options(huge_pages=wanted)) as model:
-        assert (model._collapsing is not None) is wanted
+@pytest.mark.parametrize(("options", "wanted"), [(Options(huge_pages=True), True), (Options(), False)])
+def test_a_model_does_it_in_the_background_until_it_is_closed_and_only_when_asked(options, wanted, monkeypatch):
+    begun = []
+    monkeypatch.setattr(huge_pages, "collapse", lambda rest: begun.append(threading.current_thread().name))
+    with SkinGPT.open(options=options):
+        pass
+    assert begun == ["huge pages"] * wanted
     assert not [thread for thread in threading.enumerate() if thread.name == "huge pages"]

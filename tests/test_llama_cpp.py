@@ -1,65 +1,99 @@
 """How llama.cpp is asked to load and to evaluate."""
 
-from types import SimpleNamespace
-
+import numpy as np
 import pytest
-from skingpt_edge.engines.base import Run
+from skingpt_edge.engines import llama_cpp_model
+from skingpt_edge.engines.base import EmbeddingSegment, TokenSegment
 from skingpt_edge.engines.errors import EngineError, EngineUnavailable, InputError
-from skingpt_edge.engines.gguf_header import import_llama_cpp
-from skingpt_edge.engines.llama_cpp_model import LlamaCppModel, _model_params
-from support import FORMAT_1
+from skingpt_edge.engines.llama_cpp_library import import_llama_cpp
+from skingpt_edge.engines.registry import open_language_model
+from support import FORMAT_1, language_setup
 
-
-@pytest.mark.parametrize(("info", "repacked"), [(b"AVX512 = 1 | AMX_INT8 = 1 | ", False), (b"AVX512 = 1 | ", True)])
-def test_a_build_with_amx_does_not_choose_layouts_itself(info, repacked):
-    lib = import_llama_cpp()
-    built = SimpleNamespace(
-        llama_print_system_info=lambda: info,
-        llama_model_default_params=lib.llama_model_default_params,
-        LLAMA_LOAD_MODE_NONE=lib.LLAMA_LOAD_MODE_NONE,
-    )
-    assert _model_params(built, 0).use_extra_bufts is repacked
+FILE = FORMAT_1 / "llm.gguf"
 
 
 @pytest.fixture
 def model():
-    model = LlamaCppModel(FORMAT_1 / "llm.gguf", context=256, threads=1, precision="q8_0", sequences=3, batch=32)
+    model = open_language_model(FILE, language_setup(sequences=3, batch=32))
     yield model
     model.close()
 
 
 def test_together_each_sequence_gets_its_own_logits(model):
-    prompts = {1: [1, 20, 30, 40], 2: [1, 50, 60]}
+    prompts = {1: (1, 20, 30, 40), 2: (1, 50, 60)}
     alone = {}
     for sequence, prompt in prompts.items():
-        model.evaluate_tokens(sequence, 0, prompt)
-        alone[sequence] = model.logits()
+        [alone[sequence]] = model.evaluate([TokenSegment(sequence, 0, prompt)])
         model.rewind(sequence, 0)
-    rows = model.evaluate_together([Run(sequence, 0, tuple(prompt)) for sequence, prompt in prompts.items()])
+    rows = model.evaluate([TokenSegment(sequence, 0, prompt) for sequence, prompt in prompts.items()])
     assert rows.shape == (2, model.n_vocab)
     for row, expected in zip(rows, alone.values(), strict=True):
-        assert abs(row - expected).max() < 0.3  # of 16: q8_0's kernels differ with the company
+        assert abs(row - expected).max() < 0.3  # of 16: q8_0's kernels differ with the number of rows
         assert row.argmax() == expected.argmax()
 
 
-def test_too_much_together_is_refused(model):
-    with pytest.raises(EngineError, match="33 tokens were to be evaluated together, at most 32"):
-        model.evaluate_together([Run(1, 0, tuple([1] * 33))])
+def test_too_much_in_one_call_is_refused_and_nothing_too(model):
+    with pytest.raises(EngineError, match="33 tokens or embeddings in one call, expected 1 to 32"):
+        model.evaluate([TokenSegment(1, 0, (1,) * 33)])
+    with pytest.raises(EngineError, match="33 tokens or embeddings in one call"):
+        model.evaluate_embeddings(EmbeddingSegment(1, 0, np.zeros((33, model.n_embd), np.float32)))
+    with pytest.raises(EngineError, match="0 tokens or embeddings"):
+        model.evaluate([])
 
 
-def test_a_long_prompt_goes_in_pieces(model):
-    model.evaluate_tokens(1, 0, [1] * 100)
-    whole = model.logits()
-    model.rewind(1, 60)
-    model.evaluate_tokens(1, 60, [1] * 40)
-    assert model.logits().argmax() == whole.argmax()
+def test_embeddings_of_another_width_are_refused(model):
+    with pytest.raises(EngineError, match=r"embeddings have shape \(2, 3\)"):
+        model.evaluate_embeddings(EmbeddingSegment(1, 0, np.zeros((2, 3), np.float32)))
 
 
-def test_a_gpu_that_is_not_there_is_an_error():
-    options = {"context": 256, "threads": 1, "precision": "q8_0"}
+def test_a_snapshot_brings_a_sequence_back(model):
+    segment, following = TokenSegment(1, 0, (1, 20, 30)), TokenSegment(1, 3, (40,))
+    model.evaluate([segment])
+    kept = model.snapshot(1)
+    expected = model.evaluate([following])
+    model.rewind(1, 0)
+    model.restore(1, kept)
+    assert np.array_equal(model.evaluate([following]), expected)
+    model.rewind(1, 0)
+    with pytest.raises(EngineError, match="cannot restore"):
+        model.restore(1, kept[:-10])
+
+
+def test_it_says_itself_how_it_runs_and_follows_when_threads_change(model):
+    details = model.info.details
+    assert (details["batch"], details["sequences"], details["cells"]) == (32, 3, 256)
+    assert model.info.threads == details["prefill_threads"] == 1
+    model.set_threads(2, 3)
+    assert (model.info.threads, model.info.details["prefill_threads"]) == (2, 3)
+
+
+def test_a_device_that_is_not_there_is_an_error():
+    if import_llama_cpp().llama_supports_gpu_offload():
+        pytest.skip("this llama.cpp has a GPU")
     with pytest.raises(EngineUnavailable, match="'cuda' was asked for"):
-        if import_llama_cpp().llama_supports_gpu_offload():
-            pytest.skip("this llama.cpp has a GPU")
-        LlamaCppModel(FORMAT_1 / "llm.gguf", device="cuda", **options)
-    with pytest.raises(InputError, match="gpu_layers is 3, but the device is the CPU"):
-        LlamaCppModel(FORMAT_1 / "llm.gguf", gpu_layers=3, **options)
+        open_language_model(FILE, language_setup(device="cuda", gpu_layers=99))
+
+
+def test_a_context_beyond_the_trained_one_is_an_error():
+    with pytest.raises(InputError, match="context is 9999, but this model was trained for at most"):
+        open_language_model(FILE, language_setup(context=9999, cells=9999))
+
+
+def test_a_build_with_amx_is_refused_unless_its_weights_stay_plain(monkeypatch):
+    monkeypatch.setattr(llama_cpp_model, "cpu_features", lambda: "AVX2 = 1 | AMX_INT8 = 1 | ")
+    with pytest.raises(EngineUnavailable, match=r"built with AMX, .* layout 'plain'"):
+        open_language_model(FILE, language_setup())
+    open_language_model(FILE, language_setup(layout="plain")).close()
+
+
+@pytest.mark.parametrize(("layout", "repacked"), [("repacked", True), ("plain", False)])
+def test_the_layout_is_what_llama_cpp_is_asked_for(layout, repacked):
+    params = llama_cpp_model._model_params(import_llama_cpp(), language_setup(layout=layout))
+    assert params.use_extra_bufts is repacked
+
+
+def test_a_closed_model_is_an_error_not_a_crash(model):
+    model.close()
+    for call in (lambda: model.evaluate([TokenSegment(1, 0, (1,))]), lambda: model.info, lambda: model.snapshot(1)):
+        with pytest.raises(EngineError, match="closed"):
+            call()

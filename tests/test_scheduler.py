@@ -5,16 +5,16 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from skingpt_edge.benchmarks import company
-from skingpt_edge.engines.base import Rows, Run
+from skingpt_edge.engines.base import EmbeddingSegment, TokenSegment
 from skingpt_edge.engines.errors import EngineError, InputError
-from skingpt_edge.engines.fake import FakeLanguageModel
-from skingpt_edge.engines.scheduler import PIECE, Scheduler
+from skingpt_edge.engines.fake import EOS, FIRST_SCRIPTED, FakeLanguageModel
 from skingpt_edge.export.templates import SKINGPT4
 from skingpt_edge.runtime.conversation import Conversation
 from skingpt_edge.runtime.kv_cache import KvCache
+from skingpt_edge.runtime.manifest import SpecialTokens
 from skingpt_edge.runtime.options import Options
 from skingpt_edge.runtime.sampling import GenerationConfig
+from skingpt_edge.runtime.scheduler import CHUNK, Scheduler, run_alone
 from skingpt_edge.runtime.skingpt import SkinGPT
 from skingpt_edge.runtime.vision import ImageEmbedding
 from support import GOLDEN, ROOT
@@ -29,8 +29,8 @@ def start(answers, at_once, together=True):
     scheduler = Scheduler(model, at_once=at_once, together=together)
 
     def converse(number):
-        image = ImageEmbedding(np.full((PIECE + 8, 4), number, np.float32), f"sha-{number}", "x.jpg")
-        return Conversation(model, cache, SKINGPT4, 4096, image)
+        image = ImageEmbedding(np.full((CHUNK + 8, 4), number, np.float32), f"sha-{number}", "x.jpg")
+        return Conversation(model, cache, SKINGPT4, SpecialTokens(0, 1, 2), 4096, image)
 
     return model, scheduler, converse
 
@@ -40,7 +40,7 @@ def test_each_job_gets_its_own_words():
     conversations = [converse(i) for i in range(3)]
     heard = [[] for _ in conversations]
     for conversation, pieces in zip(conversations, heard, strict=True):
-        scheduler.add(conversation.job("what"), pieces.append)
+        scheduler.add(conversation.job("what", on_text=pieces.append))
     scheduler.run()
     assert sorted("".join(pieces) for pieces in heard) == ["aaaaa", "bbbbbbbbb", "cc"]
     assert [conversation.answers[0].text for conversation in conversations] == ["".join(p) for p in heard]
@@ -49,7 +49,7 @@ def test_each_job_gets_its_own_words():
 def test_tokens_are_evaluated_together_and_prompts_do_not_hold_up_who_is_reading():
     model, scheduler, converse = start([["a"] * 60, ["b"] * 60], 2)
     scheduler.add(converse(1).job("first"))
-    while model._said.get(1, 0) < 5:
+    while model.said(1) < 5:
         scheduler.step()
     begun = len(model.calls)
     scheduler.add(converse(2).job("x" * 300))
@@ -98,24 +98,20 @@ def test_an_evaluation_that_fails_ends_only_the_job_it_was_for():
     model, scheduler, converse = start([["a"] * 9, ["b"] * 9], 2)
     first, second = converse(1), converse(2)
     tickets = [scheduler.add(first.job("one")), scheduler.add(second.job("two"))]
-    plain_one, plain_many = model.evaluate_tokens, model.evaluate_together
+    plain = model.evaluate
 
-    def one(sequence, position, tokens):
-        if sequence == 2 and model._said.get(2, 0) == 3:
+    def fail(segments):
+        if any(segment.sequence == 2 for segment in segments) and model.said(2) == 3:
             raise EngineError("out of luck")
-        plain_one(sequence, position, tokens)
+        return plain(segments)
 
-    def many(runs):
-        if any(run.sequence == 2 for run in runs) and model._said.get(2, 0) == 3:
-            raise EngineError("out of luck")
-        return plain_many(runs)
-
-    model.evaluate_tokens, model.evaluate_together = one, many
+    model.evaluate = fail
     scheduler.run()
-    assert tickets[0].error is None
-    assert first.answers[0].text == "a" * 9
-    assert str(tickets[1].error) == "out of luck"
-    assert second.answers == []
+    failed, went_on = sorted(tickets, key=lambda ticket: ticket.error is None)
+    assert str(failed.error) == "out of luck"
+    assert went_on.error is None
+    assert went_on.result.text in ("a" * 9, "b" * 9)
+    assert sorted(len(conversation.answers) for conversation in (first, second)) == [0, 1]
 
 
 @pytest.fixture(scope="module")
@@ -124,7 +120,7 @@ def exact(exact_bundle):
         yield model
 
 
-def test_company_changes_no_token_of_the_golden_answers(exact):
+def test_other_answers_beside_it_change_no_token_of_the_golden_answers(exact):
     """In float32, where the original's tokens are recorded."""
     config = GenerationConfig(max_new_tokens=40, ignore_stop=True)
     images = [exact.embed(path.read_bytes()) for path in sorted((GOLDEN / "images").glob("0[0-2].*"))]
@@ -136,18 +132,6 @@ def test_company_changes_no_token_of_the_golden_answers(exact):
     scheduler.run()
     assert not [ticket.error for ticket in tickets if ticket.error]
     assert [conversation.answers[0].token_ids for conversation, _ in conversations] == alone
-
-
-def test_what_company_changes_is_counted_up_to_the_first_difference():
-    found = company.compare([(1, 2, 3), (4, 5, 6), (7, 8)], [(1, 2, 3), (4, 0, 0), (7, 8)])
-    assert found == company.Company(answers=3, changed=1, tokens=3 + 2 + 2)
-    assert "one token in 7 changed, in 1 of 3 answers" in found.sentence()
-
-
-def test_company_is_measured_on_a_bundle(exact_bundle):
-    found = company.measure(exact_bundle, PICTURES[:2], tokens=6)
-    assert found == company.Company(answers=8, changed=0, tokens=48)
-    assert "no token changed" in found.sentence()
 
 
 @pytest.fixture(scope="module")
@@ -174,6 +158,17 @@ def test_samples_compute_the_prompt_once(demo):
     assert [answer.prefill.evaluated for answer in answers] == [1] * 6
 
 
+def test_a_rebuilt_conversation_samples_on_where_it_was(demo):
+    image = demo.embed(PICTURES[2].read_bytes())
+    conversation = demo.conversation(image)
+    first, second = conversation.ask("What is this?", SAMPLED), conversation.ask("Why?", SAMPLED)
+    again = demo.conversation(image, [first.turn]).ask("Why?", SAMPLED)
+    assert again.token_ids == second.token_ids
+    assert again.prompt == second.prompt
+    other = demo.conversation(image, [first.turn]).ask("Why?", replace(SAMPLED, seed=4))
+    assert other.token_ids != second.token_ids
+
+
 def test_samples_need_chance(demo):
     image = demo.embed(PICTURES[0].read_bytes())
     with pytest.raises(InputError, match="temperature"):
@@ -182,8 +177,8 @@ def test_samples_need_chance(demo):
         demo.samples(image, "What is this?", SAMPLED, 0)
 
 
-def test_one_after_the_other_gives_the_bits_of_being_alone(demo):
-    """The reproducible mode, in a precision whose kernels differ with the company."""
+def test_one_after_the_other_is_bit_identical_to_running_alone(demo):
+    """The reproducible mode, in a precision whose kernels differ with the number of rows."""
     images = [demo.embed(path.read_bytes()) for path in PICTURES]
     config = GenerationConfig(max_new_tokens=60, temperature=1.0, seed=1)
     alone = []
@@ -218,16 +213,58 @@ def test_the_image_cache_is_bounded_and_can_be_off(kept, encoded):
     assert sum(not image.cached for image in images) == encoded
 
 
-@pytest.mark.parametrize("work", [Run(1, 0, (1, 2)), Rows(1, 0, np.zeros((2, 3), np.float32))])
-def test_a_job_ended_by_an_error_says_so_in_its_ticket(work):
-    model = FakeLanguageModel([[b"a"]])
+SEGMENTS = [TokenSegment(1, 0, (1, 2)), EmbeddingSegment(1, 0, np.zeros((2, 4), np.float32))]
 
+
+@pytest.mark.parametrize("segment", SEGMENTS, ids=["tokens", "embeddings"])
+def test_a_job_ended_by_an_error_says_so_in_its_ticket(segment):
     def job():
-        yield work
+        yield segment
         raise ValueError("mine")
 
-    scheduler = Scheduler(model, at_once=1)
+    scheduler = Scheduler(FakeLanguageModel([[b"a"]]))
     ticket = scheduler.add(job())
     scheduler.run()
     assert ticket.finished
-    assert ticket.error is not None
+    assert str(ticket.error) == "mine"
+    assert ticket.result is None
+
+
+def test_a_job_is_sent_the_logits_after_each_segment_and_its_result_is_kept():
+    model = FakeLanguageModel([[b"a"]])
+
+    def job():
+        chosen = []
+        for segment in SEGMENTS:
+            logits = yield replace(segment, position=2 * len(chosen))
+            chosen.append(int(logits.argmax()))
+        return chosen
+
+    assert run_alone(model, job()) == [EOS, FIRST_SCRIPTED]
+
+
+def test_two_that_begin_at_once_do_not_wait_for_the_text_before_the_picture():
+    _, scheduler, converse = start([["a"] * 3, ["b"] * 3], 2)
+    conversations = [converse(1), converse(2)]
+    for conversation in conversations:
+        scheduler.add(conversation.job("what"))
+    scheduler.run()
+    assert sorted(conversation.answers[0].text for conversation in conversations) == ["aaa", "bbb"]
+    assert conversations[0].answers[0].prefill.seconds["system"] > 0
+    third = converse(3)
+    scheduler.add(third.job("what"))
+    scheduler.run()
+    assert third.answers[0].prefill.reused > 100  # the text before the picture is there now
+
+
+def test_one_cancelled_in_the_text_before_the_picture_leaves_it_for_the_next():
+    model, scheduler, converse = start([["a"]], 1)
+    ticket = scheduler.add(converse(1).job("one"))
+    scheduler.step()
+    assert 0 < len(model.cells[0]) < 170  # a part of that text
+    scheduler.cancel(ticket)
+    second = converse(2)
+    scheduler.add(second.job("two"))
+    scheduler.run()
+    assert second.answers[0].text == "a"
+    assert len(model.cells[0]) == len(second.answers[0].segment_token_ids[0])

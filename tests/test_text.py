@@ -5,9 +5,14 @@ import random
 import pytest
 from sentencepiece import SentencePieceProcessor
 from skingpt_edge.export.templates import SKINGPT4
-from skingpt_edge.runtime.prompt import Special, Turn, build_prompt
-from skingpt_edge.runtime.text import StopFilter, cut_answer, printable, utf8_decoder
+from skingpt_edge.runtime.detokenizer import utf8_decoder
+from skingpt_edge.runtime.manifest import SpecialTokens
+from skingpt_edge.runtime.printable import printable
+from skingpt_edge.runtime.prompt import Special, build_prompt
+from skingpt_edge.runtime.stop_strings import StopFilter, cut_answer
 from support import CHECKPOINT
+
+SPECIAL = SpecialTokens(unk=5, bos=6, eos=7)  # not a Llama's: the ids come from the manifest
 
 
 def stream(pieces, stops=("###",)):
@@ -76,25 +81,25 @@ def test_letters_of_any_language_reach_it():
 
 
 def test_a_prompt_is_built_as_the_original_builds_it():
-    prompt = build_prompt(SKINGPT4, [Turn("Q1", "A1")], "Q2")
+    prompt = build_prompt(SKINGPT4, SPECIAL, [("Q1", "A1")], "Q2")
     assert prompt.before.endswith("Please answer my questions.###Human: <Img>")
     assert prompt.after == ("</Img> Q1###Assistant: A1###Human: Q2###Assistant:",)
     assert prompt.text.endswith("<Img><ImageHere></Img> Q1###Assistant: A1###Human: Q2###Assistant:")
 
 
 def test_an_end_of_sequence_token_stays_one_in_the_next_prompt():
-    turns = [Turn("Q1", "A1</s>"), Turn("Q2 </s>", "A2")]
-    prompt = build_prompt(SKINGPT4, turns, "Q3")
+    turns = [("Q1", "A1</s>"), ("Q2 </s>", "A2")]
+    prompt = build_prompt(SKINGPT4, SPECIAL, turns, "Q3")
     assert prompt.after == (
         "</Img> Q1###Assistant: A1",
-        Special(2, "</s>"),
+        Special(7, "</s>"),
         "###Human: Q2 </s>###Assistant: A2###Human: Q3###Assistant:",
     )
 
 
 def test_marks_in_a_question_stay_text():
-    prompt = build_prompt(SKINGPT4, [Turn("{question} <ImageHere>", "{answer} {question}")], "{question}")
-    assert prompt.before == build_prompt(SKINGPT4, [], "x").before
+    prompt = build_prompt(SKINGPT4, SPECIAL, [("{question} <ImageHere>", "{answer} {question}")], "{question}")
+    assert prompt.before == build_prompt(SKINGPT4, SPECIAL, [], "x").before
     assert prompt.after == (
         "</Img> {question} <ImageHere>###Assistant: {answer} {question}###Human: {question}###Assistant:",
     )

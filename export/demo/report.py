@@ -1,4 +1,4 @@
-"""The README's accuracy table and the plots, from the demonstration's checkpoints.
+"""The accuracy table of docs/demonstration-model.md and its plots, from the demonstration's checkpoints.
 
 `python -m skingpt_edge.export.demo.report DEMO_MODEL_FOLDER RESULTS_FOLDER`: exports every precision, asks all of
 them and torch about the same held-out drawings, and writes `accuracy.json`, `accuracy.md`, `robustness.json` and

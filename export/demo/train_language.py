@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from ...runtime.prompt import Turn, build_prompt
+from ...runtime.manifest import SpecialTokens
+from ...runtime.prompt import build_prompt
 from ..templates import SKINGPT4
 from .answers import conversation
 from .conditions import Findings, draw_findings
@@ -24,6 +25,7 @@ from .labelled_drawings import UNKNOWN
 from .train_vision import CONFIG, Point, learning_rate, make_optimiser
 
 VOCABULARY = 1024
+SPECIAL_TOKENS = SpecialTokens(unk=0, bos=1, eos=2)
 STEPS, BATCH, PEAK = 700, 32, 2e-3
 STEPS_A_POINT = 50  # of the learning curve
 
@@ -32,8 +34,8 @@ def llama_config() -> LlamaConfig:
     """A Llama whose widths are multiples of 256, as llama.cpp's K-quants need."""
     return LlamaConfig(
         vocab_size=VOCABULARY, hidden_size=CONFIG.n_embd, intermediate_size=768, num_hidden_layers=3,
-        num_attention_heads=4, rms_norm_eps=1e-5, max_position_embeddings=2048, bos_token_id=1, eos_token_id=2,
-        pad_token_id=0, tie_word_embeddings=False,
+        num_attention_heads=4, rms_norm_eps=1e-5, max_position_embeddings=2048,
+        bos_token_id=SPECIAL_TOKENS.bos, eos_token_id=SPECIAL_TOKENS.eos, pad_token_id=0, tie_word_embeddings=False,
     )  # fmt: skip
 
 
@@ -51,7 +53,8 @@ def train_tokenizer(target: Path, conversations: int = 6000) -> None:
         sentence_iterator=iter(texts), model_prefix=str(target.with_suffix("")), model_type="bpe",
         vocab_size=VOCABULARY, byte_fallback=True, character_coverage=1.0, split_digits=True,
         normalization_rule_name="identity", remove_extra_whitespaces=False, allow_whitespace_only_pieces=True,
-        num_threads=1, minloglevel=2, unk_id=0, bos_id=1, eos_id=2, pad_id=-1, max_sentence_length=20000,
+        num_threads=1, minloglevel=2, pad_id=-1,
+        unk_id=SPECIAL_TOKENS.unk, bos_id=SPECIAL_TOKENS.bos, eos_id=SPECIAL_TOKENS.eos, max_sentence_length=20000,
         hard_vocab_limit=False,
     )  # fmt: skip
     target.with_suffix(".vocab").unlink()
@@ -59,8 +62,7 @@ def train_tokenizer(target: Path, conversations: int = 6000) -> None:
 
 def whole_text(turns: Sequence[tuple[str, str]]) -> tuple[str, str]:
     """The text before and after the picture of a finished conversation, up to the `###` that ends the last answer."""
-    past = [Turn(question, answer) for question, answer in turns]
-    prompt = build_prompt(SKINGPT4, past, "?")
+    prompt = build_prompt(SKINGPT4, SPECIAL_TOKENS, turns, "?")
     after = "".join(part for part in prompt.after if isinstance(part, str))
     return prompt.before, after.removesuffix(SKINGPT4.next.replace("{question}", "?")) + SKINGPT4.stop[0]
 

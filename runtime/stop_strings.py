@@ -1,24 +1,8 @@
-"""From a token's bytes to the words a user sees: UTF-8, stop strings, white space, terminal safety."""
+"""Where an answer ends in a generated text, and what of it may be shown before that is certain."""
 
-import codecs
-import unicodedata
 from collections.abc import Sequence
 
 from .manifest import Template
-
-BIDI_CONTROLS = ("LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI")
-
-# The original's SentencePiece gives one U+FFFD for each byte that is not UTF-8; Python's own "replace" gives
-# one for a whole broken sequence, and the next turn's prompt would then differ.
-codecs.register_error(
-    "skingpt-each-byte",
-    lambda error: ("\ufffd" * (error.end - error.start), error.end),  # type: ignore[attr-defined]
-)
-
-
-def utf8_decoder() -> codecs.IncrementalDecoder:
-    """A decoder that holds back the bytes of an unfinished character."""
-    return codecs.getincrementaldecoder("utf-8")(errors="skingpt-each-byte")
 
 
 def cut_answer(text: str, template: Template) -> str:
@@ -76,19 +60,3 @@ class StopFilter:
             if any(stop.startswith(self._held[-length:]) for stop in self._stops):
                 return length
         return 0
-
-
-def printable(text: str) -> str:
-    """Text without control characters: a model's words must not steer a terminal or turn lines around."""
-    return "".join("\ufffd" if _steers(letter) else letter for letter in text)
-
-
-def _steers(letter: str) -> bool:
-    if letter in "\n\t":
-        return False
-    return unicodedata.category(letter) in ("Cc", "Cs") or unicodedata.bidirectional(letter) in BIDI_CONTROLS
-
-
-def one_line(text: str) -> str:
-    """Printable text on one line: a file's name may hold anything."""
-    return printable(text).replace("\n", "\ufffd")

@@ -1,14 +1,14 @@
 """Reports as one HTML page that opens without a network: pictures inside, no script, nothing loaded."""
 
-import os
 from base64 import b64encode
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
 
 from ..engines.errors import InputError
+from .printable import printable
 from .report import Report, Section
-from .text import printable
+from .write_whole import write_whole
 
 STYLE = """
 :root { color-scheme: light dark; --line: #8884; --soft: #8881; --muted: #777; --accent: #0b6e75; }
@@ -55,23 +55,19 @@ class Entry:
     report: Report
 
 
-def write_page(path: Path, entries: list[Entry]) -> None:
+def write_html_report(path: Path, entries: list[Entry]) -> None:
     """Write the page, whole or not at all. Raises InputError if it cannot be written."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        temporary.write_text(page(entries), encoding="utf-8")
-        temporary.replace(path)
+        write_whole(path, html_report(entries).encode())
     except OSError as error:
-        temporary.unlink(missing_ok=True)
         raise InputError(f"{path}: the page cannot be written: {error.strerror}") from None
 
 
-def page(entries: list[Entry]) -> str:
+def html_report(entries: list[Entry]) -> str:
     """The page's text; all reports are of one bundle."""
     last = entries[-1].report
     engines = "; ".join(
-        f"{stage.replace('_', ' ')}: {info.engine} ({info.version}), {info.precision}, {info.device}, "
-        f"{info.threads} threads"
+        f"{stage.replace('_', ' ')}: {info.engine} ({info.version}), {info.device}, {info.threads} threads"
         for stage, info in last.engines.items()
     )
     articles = "\n".join(_article(entry) for entry in entries)

@@ -1,0 +1,105 @@
+"""llama.cpp's library: loaded quietly, its log kept for error messages, with the functions used of its ggml."""
+
+import ctypes
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import cache
+from typing import Any
+
+from .errors import EngineUnavailable
+
+_log_tail: list[str] = []
+_listeners: list[Callable[[str], None]] = []
+
+
+@cache
+def import_llama_cpp() -> Any:
+    """The `llama_cpp` module, its log kept instead of printed. Raises EngineUnavailable."""
+    try:
+        import llama_cpp
+    except ImportError:
+        raise EngineUnavailable("the llama.cpp engine is not installed: pip install 'skingpt-edge[cpu]'") from None
+    llama_cpp.llama_log_set(_keep_log(llama_cpp), ctypes.c_void_p(0))
+    llama_cpp.llama_backend_init()
+    return llama_cpp
+
+
+def cpu_features() -> str:
+    """The processor features this llama.cpp was compiled for. Raises EngineUnavailable."""
+    return str(import_llama_cpp().llama_print_system_info().decode())
+
+
+@cache
+def _keep_log(lib: Any) -> Any:
+    @lib.llama_log_callback  # type: ignore[untyped-decorator]
+    def keep(level: int, text: bytes, _: object) -> None:
+        line = text.decode(errors="replace").strip()
+        for listener in _listeners:
+            listener(line)
+        if level in (3, 4):  # warnings and errors
+            _log_tail.append(line)
+            del _log_tail[:-5]
+
+    return keep
+
+
+def last_log() -> str:
+    """What llama.cpp said last, for an error message."""
+    return "; ".join(_log_tail[-2:]) or "it gave no reason"
+
+
+@contextmanager
+def log_listener(listener: Callable[[str], None]) -> Iterator[None]:
+    """Let `listener` hear each line llama.cpp logs; its quantiser tells its progress no other way."""
+    _listeners.append(listener)
+    try:
+        yield
+    finally:
+        _listeners.remove(listener)
+
+
+def file_types() -> dict[str, int]:
+    """llama.cpp's names for the precisions of a whole file, and its numbers for them."""
+    lib = import_llama_cpp()
+    prefix = "LLAMA_FTYPE_MOSTLY_"
+    found = {name[len(prefix) :].lower(): getattr(lib, name) for name in dir(lib) if name.startswith(prefix)}
+    return {"f32": lib.LLAMA_FTYPE_ALL_F32, **found}
+
+
+class GgufInitParams(ctypes.Structure):
+    """ggml's `gguf_init_params`."""
+
+    _fields_ = (("no_alloc", ctypes.c_bool), ("ctx", ctypes.c_void_p))
+
+
+@cache
+def ggml_library() -> ctypes.CDLL:
+    """llama.cpp's ggml library, with the signatures of the functions used here and in export."""
+    # Looked up through libllama, so that this is the very ggml it uses: the wheel holds copies of the file, and a
+    # second one would log elsewhere.
+    lib: ctypes.CDLL = import_llama_cpp().llama_cpp._lib
+    pointer, index = ctypes.c_void_p, ctypes.c_int64
+    signatures = {
+        "gguf_init_from_file": ([ctypes.c_char_p, GgufInitParams], pointer),
+        "gguf_free": ([pointer], None),
+        "gguf_find_key": ([pointer, ctypes.c_char_p], index),
+        "gguf_get_kv_type": ([pointer, index], ctypes.c_int),
+        "gguf_get_val_u32": ([pointer, index], ctypes.c_uint32),
+        "gguf_get_val_f32": ([pointer, index], ctypes.c_float),
+        "gguf_get_data_offset": ([pointer], ctypes.c_size_t),
+        "gguf_get_tensor_offset": ([pointer, index], ctypes.c_size_t),
+        "gguf_get_tensor_size": ([pointer, index], ctypes.c_size_t),
+        "gguf_get_val_str": ([pointer, index], ctypes.c_char_p),
+        "gguf_get_arr_n": ([pointer, index], ctypes.c_size_t),
+        "gguf_get_n_tensors": ([pointer], index),
+        "gguf_get_tensor_name": ([pointer, index], ctypes.c_char_p),
+        "gguf_get_tensor_type": ([pointer, index], ctypes.c_int),
+        "ggml_quantize_chunk": (
+            [ctypes.c_int, pointer, pointer, index, index, index, pointer],
+            ctypes.c_size_t,
+        ),
+    }
+    for name, (arguments, result) in signatures.items():
+        function = getattr(lib, name)
+        function.argtypes, function.restype = arguments, result
+    return lib

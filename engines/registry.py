@@ -1,0 +1,73 @@
+"""The engines there are, by name. Each is imported when it is first opened.
+
+A new engine is a file in this folder and a line in one of the two tables. The file has a class that is opened with
+`(path, setup)` and implements `GraphEngine` or `LanguageModel`, and a function `build() -> str` that names its version
+and whatever else of the installed library decides how fast it is.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from .base import GraphEngine, GraphSetup, LanguageModel, LanguageModelSetup
+from .errors import InputError
+
+
+@dataclass(frozen=True)
+class Engine:
+    """Where an engine's code is and what it can run on."""
+
+    module: str
+    class_name: str
+    devices: tuple[str, ...]
+
+    def load(self) -> Any:
+        """The engine's class. Raises ImportError if its file cannot be imported."""
+        return getattr(import_module(self.module), self.class_name)
+
+    def build(self) -> str:
+        """The library's version and build. Raises EngineUnavailable if it is not installed."""
+        return str(import_module(self.module).build())
+
+
+GRAPH_ENGINES = {
+    "onnxruntime": Engine("skingpt_edge.engines.onnx_runtime", "OrtGraph", ("cpu", "cuda")),
+}
+LANGUAGE_MODELS = {
+    "llama.cpp": Engine("skingpt_edge.engines.llama_cpp_model", "LlamaCppModel", ("cpu", "cuda")),
+}
+
+
+def devices() -> tuple[str, ...]:
+    """Every device that some engine can run on."""
+    engines = [*GRAPH_ENGINES.values(), *LANGUAGE_MODELS.values()]
+    return tuple(dict.fromkeys(device for engine in engines for device in engine.devices))
+
+
+def choose(engines: Mapping[str, Engine], name: str | None, device: str) -> str:
+    """The engine of this name if it has the device; without a name the first engine that has it.
+
+    Raises InputError naming the engines or devices there are.
+    """
+    if name is not None and name not in engines:
+        raise InputError(f"engine {name!r} is unknown; known are {', '.join(engines)}")
+    for known, engine in engines.items():
+        if name in (None, known) and device in engine.devices:
+            return known
+    names = [name] if name else list(engines)
+    there = dict.fromkeys(device for known in names for device in engines[known].devices)
+    raise InputError(f"device {device!r} is unknown to {' and '.join(names)}; known are {', '.join(there)}")
+
+
+def open_graph(path: Path, setup: GraphSetup) -> GraphEngine:
+    """Load a graph. Raises BundleError for a file that is no graph, EngineUnavailable."""
+    engine: GraphEngine = GRAPH_ENGINES[setup.engine].load()(path, setup)
+    return engine
+
+
+def open_language_model(path: Path, setup: LanguageModelSetup) -> LanguageModel:
+    """Load a language model. Raises EngineError, InputError for a context that the model was not trained for."""
+    model: LanguageModel = LANGUAGE_MODELS[setup.engine].load()(path, setup)
+    return model

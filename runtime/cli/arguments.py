@@ -1,0 +1,141 @@
+"""Options that several commands share: which bundle is opened and how, and how answers are generated."""
+
+from argparse import ArgumentParser, Namespace
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from ...engines import registry
+from ...engines.base import KV_TYPES, LAYOUTS
+from ..bundle import default_bundle
+from ..options import Options
+from ..sampling import GenerationConfig
+from ..skingpt import SkinGPT
+from .terminal import show_hashing
+
+Number = TypeVar("Number", int, float)
+
+
+class UsageError(Exception):
+    """An option has a value that it cannot have."""
+
+
+def name_flag(message: str) -> str:
+    """A message that begins with an option's name in Python, beginning with its name on the command line."""
+    name, _, rest = message.partition(" ")
+    return f"--{'max-new-tokens' if name == 'sample_tokens' else name.replace('_', '-')} {rest}"
+
+
+@dataclass(frozen=True)
+class Model:
+    """The bundle that a command opens, and how."""
+
+    bundle: Path
+    verify: bool
+    options: Options
+
+    def open(self) -> SkinGPT:
+        """Raises as `SkinGPT.open` does."""
+        return SkinGPT.open(self.bundle, verify=self.verify, progress=show_hashing, options=self.options)
+
+
+def add_model(parser: ArgumentParser) -> None:
+    parser.add_argument("--bundle", type=Path, metavar="BUNDLE", help="(the demonstration bundle)")
+    parser.add_argument("--verify", action="store_true", help="hash all files of the bundle first")
+    parser.add_argument("--no-image-cache", action="store_true", help="encode every picture, also one seen before")
+    add_setup(parser)
+    parser.add_argument("--gpu-layers", type=int, metavar="N", help="layers of the language model on the GPU (all)")
+    parser.add_argument("--context", type=int, metavar="N", help="tokens of context (the bundle's)")
+    parser.add_argument("--no-tuning", action="store_true", help="ignore what `skingpt tune` has measured")
+
+
+def add_setup(parser: ArgumentParser) -> None:
+    """Engines, devices and how the language model lies in memory."""
+    devices = registry.devices()
+    parser.add_argument("--device", choices=devices, default="cpu", help="of the whole model (%(default)s)")
+    parser.add_argument("--vision-device", choices=devices, help="of vision alone, if another")
+    for half, engines in (("vision", registry.GRAPH_ENGINES), ("language", registry.LANGUAGE_MODELS)):
+        parser.add_argument(f"--{half}-engine", choices=engines, help="(the first that has the device)")
+    parser.add_argument("--threads", type=int, metavar="N", help="(what `skingpt tune` found, or the physical cores)")
+    parser.add_argument("--kv-type", choices=KV_TYPES, help="type of the KV cache (the bundle's)")
+    parser.add_argument("--layout", choices=LAYOUTS, help="of the language model's weights in memory (repacked)")
+
+
+def parse_setup(given: Namespace, **more: Any) -> Options:
+    """The options that `add_setup` and `more` name. Raises InputError for a value out of range."""
+    names = ("device", "vision_device", "vision_engine", "language_engine", "threads", "kv_type", "layout")
+    return Options(**{name: getattr(given, name) for name in names}, **more)
+
+
+def parse_model(given: Namespace, **more: Any) -> Model:
+    """The bundle and its options; `more` are options that a command sets itself. Raises InputError."""
+    options = parse_setup(
+        given,
+        gpu_layers=given.gpu_layers,
+        context=given.context,
+        tuning=not given.no_tuning,
+        image_cache=0 if given.no_image_cache else Options.image_cache,
+        huge_pages=True,
+        **more,
+    )
+    return Model(given.bundle or default_bundle(), given.verify, options)
+
+
+@dataclass(frozen=True)
+class Generation:
+    """How answers are generated; None leaves a choice to the bundle."""
+
+    max_new_tokens: int | None
+    temperature: float | None
+    top_p: float | None
+    seed: int
+    ignore_stop: bool
+
+    def config(self, defaults: GenerationConfig) -> GenerationConfig:
+        """Filled up with a bundle's defaults. Raises InputError for a value out of range."""
+        return GenerationConfig(
+            max_new_tokens=_chosen(self.max_new_tokens, defaults.max_new_tokens),
+            temperature=_chosen(self.temperature, defaults.temperature),
+            top_p=_chosen(self.top_p, defaults.top_p),
+            seed=self.seed,
+            ignore_stop=self.ignore_stop,
+        )
+
+
+def _chosen(value: Number | None, default: Number) -> Number:
+    return default if value is None else value
+
+
+def add_generation(parser: ArgumentParser) -> None:
+    parser.add_argument("--max-new-tokens", type=int, metavar="N", help="longest answer (the bundle's)")
+    parser.add_argument("--temperature", type=float, metavar="T", help="0 is greedy (the bundle's)")
+    parser.add_argument("--top-p", type=float, metavar="P", help="with a temperature: nucleus sampling")
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="of sampling (%(default)s)")
+    parser.add_argument("--ignore-stop", action="store_true", help="generate past stop strings; for comparing")
+
+
+def parse_generation(given: Namespace, *, sampled: bool = False) -> Generation:
+    """`sampled`: the command samples also without a temperature. Raises InputError, UsageError."""
+    if given.top_p is not None and not given.temperature and not sampled:
+        raise UsageError("--top-p has no effect without --temperature")
+    generation = Generation(given.max_new_tokens, given.temperature, given.top_p, given.seed, given.ignore_stop)
+    generation.config(GenerationConfig())
+    return generation
+
+
+@dataclass(frozen=True)
+class BundleOnly:
+    """The arguments of a command that asks nothing."""
+
+    bundle: Path
+    json: bool
+
+
+def parse_bundle(given: Namespace) -> BundleOnly:
+    return BundleOnly(given.bundle or default_bundle(), given.json)
+
+
+def add_bundle(parser: ArgumentParser) -> None:
+    """The bundle alone, and JSON output, for commands that ask nothing."""
+    parser.add_argument("bundle", nargs="?", type=Path, metavar="BUNDLE", help="(the demonstration bundle)")
+    parser.add_argument("--json", action="store_true")

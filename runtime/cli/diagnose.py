@@ -1,0 +1,181 @@
+"""`skingpt diagnose`: a report for each picture, or several sampled answers and how far they agree."""
+
+import json
+import sys
+import time
+from argparse import ArgumentParser, Namespace
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from ...engines.errors import InputError
+from ..consistency import compare, read_conditions
+from ..html_report import Entry, write_html_report
+from ..image import read_image_file, thumbnail
+from ..manifest import Question
+from ..printable import one_line, printable
+from ..report import Report, error_json
+from ..skingpt import SkinGPT
+from .arguments import (
+    Generation,
+    Model,
+    UsageError,
+    add_generation,
+    add_model,
+    parse_generation,
+    parse_model,
+)
+from .terminal import show_progress, timings
+
+HELP = "the clinical protocol's questions about each picture"
+SAMPLING_TEMPERATURE = 1.0  # the original's
+
+
+@dataclass(frozen=True)
+class Arguments:
+    images: tuple[Path, ...]
+    questions: tuple[Question, ...]
+    """Empty: the bundle's own."""
+    json: bool
+    html: Path | None
+    samples: int
+    """0: a report instead of samples."""
+    conditions: Path | None
+    reproducible: bool
+    model: Model
+    generation: Generation
+
+
+def configure(parser: ArgumentParser) -> None:
+    parser.add_argument("images", nargs="+", type=Path, metavar="IMAGE", help="JPEG, PNG or WebP")
+    parser.add_argument("--questions", type=Path, metavar="FILE", help="other questions, one a line")
+    parser.add_argument("--json", action="store_true", help="one JSON document a picture, a line each")
+    parser.add_argument("--html", type=Path, metavar="FILE", help="also write a page with pictures and reports")
+    parser.add_argument(
+        "--samples", type=int, metavar="N", help="N sampled answers to the first question: do they agree?"
+    )
+    parser.add_argument(
+        "--conditions", type=Path, metavar="FILE", help="with --samples: names of conditions, one a line"
+    )
+    parser.add_argument("--reproducible", action="store_true", help="with --samples: one after the other, not together")
+    add_model(parser)
+    add_generation(parser)
+
+
+def parse(given: Namespace) -> Arguments:
+    _check_html(given.html)
+    samples = given.samples is not None
+    if samples and given.html:
+        raise UsageError("--samples and --html do not go together: there is no page of samples")
+    if not samples and (given.conditions or given.reproducible):
+        raise UsageError("--conditions and --reproducible need --samples")
+    generation = parse_generation(given, sampled=samples)
+    room = {"samples": given.samples, "sample_tokens": generation.max_new_tokens} if samples else {}
+    return Arguments(
+        images=tuple(given.images),
+        questions=read_questions(given.questions) if given.questions else (),
+        json=given.json,
+        html=given.html,
+        samples=given.samples or 0,
+        conditions=given.conditions,
+        reproducible=given.reproducible,
+        model=parse_model(given, **room),
+        generation=generation,
+    )
+
+
+def _check_html(html: Path | None) -> None:
+    if html and not html.absolute().parent.is_dir():
+        raise UsageError(f"--html: there is no folder {html.absolute().parent}")
+    if html and (html.is_symlink() or (html.exists() and not html.is_file())):
+        raise UsageError(f"--html: {html} is not a regular file, and would be replaced by one")
+
+
+def read_questions(path: Path) -> tuple[Question, ...]:
+    """Questions from a text file, one a line; blank lines and lines that begin with # are left out."""
+    try:
+        lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"--questions: {path} cannot be read: {error}") from None
+    questions = [line for line in lines if line and not line.startswith("#")]
+    if not questions:
+        raise UsageError(f"--questions: {path} holds no question")
+    return tuple(Question(f"Question {i}", question) for i, question in enumerate(questions, 1))
+
+
+def run(arguments: Arguments) -> int:
+    """Answer for each picture; a picture that cannot be used does not keep the others from their reports."""
+    conditions = read_conditions(arguments.conditions) if arguments.samples else ()
+    entries: list[Entry] = []
+    code = 0
+    with arguments.model.open() as model:
+        try:
+            for number, path in enumerate(arguments.images, 1):
+                show_progress(f"picture {number} of {len(arguments.images)}: {path.name}")
+                try:
+                    data = read_image_file(path)
+                    if arguments.samples:
+                        _samples(model, data, path.name, arguments, conditions)
+                    elif (report := _report(model, data, path.name, arguments)) and arguments.html:
+                        entries.append(Entry(thumbnail(data, path.name), report))
+                except InputError as error:
+                    code = error.exit_code
+                    _show_error(path.name, error, as_json=arguments.json)
+        finally:  # what is finished is kept, whatever stopped the rest
+            if entries and arguments.html:
+                write_html_report(arguments.html, entries)
+                show_progress(f"page: {arguments.html}")
+    return code
+
+
+def _show_error(name: str, error: InputError, *, as_json: bool) -> None:
+    print(f"error: {one_line(str(error))}", file=sys.stderr)
+    if as_json:
+        print(json.dumps(error_json(name, str(error))), flush=True)
+
+
+def _report(model: SkinGPT, data: bytes, name: str, arguments: Arguments) -> Report:
+    """A picture's report, streamed to standard output unless it is JSON."""
+    config = arguments.generation.config(model.defaults)
+    questions = arguments.questions or model.bundle.manifest.questions
+    current = -1
+    for event in model.stream_report(model.embed(data, name), questions, config):
+        if isinstance(event, Report):
+            report = event
+        elif not arguments.json:
+            section, text = event
+            while current < section:  # an answer may be empty
+                current += 1
+                gap = "\n\n" if current else "\n"
+                print(f"{gap}{printable(questions[current].section)}\n", end="")
+            print(printable(text), end="", flush=True)
+    if arguments.json:
+        print(json.dumps(report.to_json()), flush=True)
+        return report
+    dropped = max(section.answer.dropped_turns for section in report.sections)
+    if dropped:
+        print(f"\n\n({dropped} earlier turns no longer fit into the context)", end="")
+    print(f"\n\n{timings(report)}\n{printable(report.notice)}\n", flush=True)
+    return report
+
+
+def _samples(model: SkinGPT, data: bytes, name: str, arguments: Arguments, conditions: tuple[str, ...]) -> None:
+    """Several answers to one question, and how far they agree."""
+    config = arguments.generation.config(model.defaults)
+    if config.temperature == 0:
+        config = replace(config, temperature=SAMPLING_TEMPERATURE)
+    image, together = model.embed(data, name), not arguments.reproducible
+    for item in arguments.questions or model.bundle.manifest.questions[:1]:
+        begun = time.perf_counter()
+        answers = model.samples(image, item.question, config, arguments.samples, together=together)
+        found = compare(image, item.question, answers, conditions)
+        notice = model.bundle.manifest.notice
+        if arguments.json:
+            print(json.dumps({**found.to_json(), "seed": config.seed, "notice": notice}), flush=True)
+            continue
+        print(f"\n{printable(item.question)}\n")
+        for number, (answer, condition) in enumerate(zip(found.answers, found.named, strict=True), 1):
+            print(f"{number:>3}  [{condition or 'no condition named'}] {one_line(printable(answer.text))}")
+        counts = ", ".join(f"{condition or 'none named'} {count}" for condition, count in found.counts)
+        print(f"\n{found.agreement:.0%} of {len(answers)} answers name the same condition ({counts})")
+        print(f"[{time.perf_counter() - begun:.2f} s, temperature {config.temperature:g}, seed {config.seed}]")
+        print(f"{printable(notice)}\n", flush=True)

@@ -1,0 +1,96 @@
+"""`skingpt info`: what a bundle is and whether this machine can run it, without loading it."""
+
+import json
+from argparse import ArgumentParser, Namespace
+from dataclasses import asdict, dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from ..bundle import Bundle, default_bundle, read_bundle
+from ..machine import physical_cores
+from ..options import Options
+from ..printable import one_line
+from ..requirements import requirements
+from ..resolve import resolve
+from ..tuning import recall
+from .arguments import add_bundle, add_setup, parse_setup
+
+HELP = "what a bundle is and what would run it"
+ONLY_IN_JSON = ("memory_needed_bytes", "memory_available_bytes", "fits", "answer_seconds")  # the sentence has them
+
+
+@dataclass(frozen=True)
+class Arguments:
+    bundle: Path
+    json: bool
+    options: Options
+
+
+def configure(parser: ArgumentParser) -> None:
+    add_bundle(parser)
+    add_setup(parser)
+
+
+def parse(given: Namespace) -> Arguments:
+    return Arguments(given.bundle or default_bundle(), given.json, parse_setup(given))
+
+
+def run(arguments: Arguments) -> int:
+    facts = _facts(read_bundle(arguments.bundle), arguments.options)
+    if arguments.json:
+        print(json.dumps(facts))
+        return 0
+    facts["size_bytes"] = f"{facts['size_bytes']:,}"
+    facts["engines"] = ", ".join(f"{name} {found}" for name, found in facts["engines"].items())
+    for half, values in facts.pop("setup").items():
+        facts[f"setup, {half}"] = ", ".join(f"{name} {value}" for name, value in values.items())
+    for name, fact in facts.items():
+        if name not in ONLY_IN_JSON:
+            print(f"{name.replace('_', ' '):<24}{one_line(str(fact))}")
+    return 0
+
+
+def _facts(bundle: Bundle, options: Options) -> dict[str, Any]:
+    manifest, setup = bundle.manifest, resolve(bundle, options)
+    tuned = recall(bundle, setup.vision.engine, setup.language_model.engine)
+    found = requirements(bundle, setup, tuned.speed if tuned else None)
+    return {
+        "name": manifest.name,
+        "bundle": str(bundle.path),
+        "id": bundle.id,
+        "format": manifest.format,
+        "size_bytes": sum(entry.size for entry in manifest.files.values()),
+        "vision": manifest.vision.precision,
+        "language_model": manifest.llm.type,
+        "context": manifest.llm.context,
+        "made_by": manifest.provenance.exporter,
+        "parity": _parity(bundle),
+        "engines": {name: _version(name) for name in ("onnxruntime", "llama-cpp-python")},
+        "setup": {"vision": asdict(setup.vision), "language model": asdict(setup.language_model)},
+        "cores": physical_cores(),
+        "memory_needed_bytes": found.needed,
+        "memory_available_bytes": found.available,
+        "fits": found.fits,
+        "answer_seconds": round(found.answer_seconds, 2),
+        "here": found.sentence(),
+        "notice": manifest.notice,
+    }
+
+
+def _parity(bundle: Bundle) -> str:
+    parity = bundle.manifest.parity
+    if parity is None:
+        return "none: synthetic, there is no original"
+    figures = (
+        f"image embeddings cosine {parity.stages['image_embeds'].cosine:.6f}, "
+        f"{parity.llm.teacher_forced:.1%} of tokens as the original's, on {parity.pictures} pictures"
+    )
+    return figures if not parity.failures else f"{figures}; ACCEPTED BY HAND: {'; '.join(parity.failures)}"
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "not installed"

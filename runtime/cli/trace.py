@@ -1,0 +1,43 @@
+"""`skingpt trace`: every stage of one run as arrays and tokens."""
+
+from argparse import ArgumentParser, Namespace
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..image import read_image_file
+from ..trace import write_trace
+from .arguments import Generation, Model, add_generation, add_model, parse_generation, parse_model
+from .terminal import show_progress
+
+HELP = "every stage as arrays, for comparing engines"
+
+
+@dataclass(frozen=True)
+class Arguments:
+    image: Path
+    asked: tuple[str, ...]
+    output: Path
+    model: Model
+    generation: Generation
+
+
+def configure(parser: ArgumentParser) -> None:
+    parser.add_argument("image", type=Path, metavar="IMAGE")
+    parser.add_argument("-q", dest="asked", action="append", required=True, metavar="QUESTION")
+    parser.add_argument("-o", dest="output", type=Path, required=True, metavar="DIR")
+    add_model(parser)
+    add_generation(parser)
+
+
+def parse(given: Namespace) -> Arguments:
+    return Arguments(given.image, tuple(given.asked), given.output, parse_model(given), parse_generation(given))
+
+
+def run(arguments: Arguments) -> int:
+    data = read_image_file(arguments.image)
+    with arguments.model.open() as model:
+        config = arguments.generation.config(model.defaults)
+        write_trace(model, data, arguments.image.name, list(arguments.asked), config, arguments.output)
+        show_progress(f"trace: {arguments.output}")
+        show_progress(model.bundle.manifest.notice)
+    return 0

@@ -1,0 +1,46 @@
+"""`skingpt tune`: measure how many threads are fastest on this machine, and remember it."""
+
+import json
+from argparse import ArgumentParser, Namespace
+from dataclasses import asdict
+
+from ...engines.errors import InputError
+from ..bundle import open_bundle
+from ..machine import available_memory
+from ..options import Options
+from ..requirements import gigabytes, needed_memory
+from ..resolve import resolve
+from ..tuning import remember, tune
+from .arguments import BundleOnly, add_bundle, parse_bundle
+from .terminal import show_hashing, show_progress
+
+HELP = "measure how many threads are fastest on this machine, and remember it"
+
+
+def configure(parser: ArgumentParser) -> None:
+    add_bundle(parser)
+
+
+def parse(given: Namespace) -> BundleOnly:
+    return parse_bundle(given)
+
+
+def run(arguments: BundleOnly) -> int:
+    bundle = open_bundle(arguments.bundle, progress=show_hashing)
+    setup = resolve(bundle, Options(tuning=False))
+    needed, free = needed_memory(bundle, setup), available_memory()
+    if free is not None and needed > free:
+        raise InputError(
+            f"the bundle needs {gigabytes(needed)} of memory and {gigabytes(free)} are free: close other programs, "
+            "or export a smaller language model"
+        )
+    found = tune(bundle, setup, say=show_progress)
+    target = remember(bundle, setup, found)
+    if arguments.json:
+        print(json.dumps({"bundle": bundle.id, **asdict(found), "file": str(target)}))
+    else:
+        print(
+            f"fastest here: {found.vision_threads} threads for vision, {found.prefill_threads} for prompts, "
+            f"{found.threads} for answers\nremembered in {target}; --no-tuning ignores it"
+        )
+    return 0

@@ -1,0 +1,119 @@
+"""What this machine is and what it has free, from Linux's /proc and /sys; elsewhere the unknown is None or empty."""
+
+import os
+import platform
+import re
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+
+PROC = Path("/proc")
+
+
+def physical_cores() -> int:
+    """The physical cores this process may use: two threads on one core slow llama.cpp down."""
+    return max(1, len({_core(cpu) for cpu in _cpus()}))
+
+
+def logical_cpus() -> int:
+    """The hardware threads this process may use."""
+    return max(1, len(_cpus()))
+
+
+def _cpus() -> set[int]:
+    if hasattr(os, "sched_getaffinity"):
+        return os.sched_getaffinity(0)
+    return set(range(os.cpu_count() or 1))
+
+
+def _core(cpu: int) -> str:
+    return _read(Path(f"/sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list")) or str(cpu)
+
+
+def processor_name() -> str:
+    return _processor().get("model name") or platform.machine()
+
+
+def cpu_flags() -> frozenset[str]:
+    """The processor's features, as Linux spells them."""
+    facts = _processor()
+    return frozenset((facts.get("flags") or facts.get("Features") or "").split())
+
+
+@cache
+def _processor() -> dict[str, str]:
+    """The first processor's entry in /proc/cpuinfo."""
+    pairs = (line.partition(":") for line in _read(PROC / "cpuinfo").split("\n\n")[0].splitlines())
+    return {name.strip(): value.strip() for name, _, value in pairs}
+
+
+def processor_times() -> list[int]:
+    """Ticks of all processors: user, nice, system, idle, iowait, irq, softirq, steal; empty where unknown."""
+    # User and nice hold the guests' times already.
+    return [int(value) for value in _read(PROC / "stat").partition("\n")[0].split()[1:9]]
+
+
+def available_memory() -> int | None:
+    """Bytes that can be had without swapping."""
+    return _field(_read(PROC / "meminfo"), "MemAvailable")
+
+
+def total_memory() -> int | None:
+    """The machine's memory in bytes."""
+    return _field(_read(PROC / "meminfo"), "MemTotal")
+
+
+@dataclass(frozen=True)
+class ProcessMemory:
+    """Memory of a process in bytes."""
+
+    rss_anon: int
+    """What it has taken for itself."""
+    rss_file: int
+    """Content of files, which the system may drop at any time."""
+    rss: int
+    swap: int
+
+
+def process_memory(pid: int | str = "self") -> ProcessMemory:
+    """Memory of a process now; zeros for one that has ended."""
+    text = _read(PROC / str(pid) / "status")
+    return ProcessMemory(*(_field(text, name) or 0 for name in ("RssAnon", "RssFile", "VmRSS", "VmSwap")))
+
+
+def process_family(pid: int) -> list[int]:
+    """A process, its children, their children and so on."""
+    children = _read(PROC / str(pid) / "task" / str(pid) / "children").split()
+    return [pid, *(member for child in children for member in process_family(int(child)))]
+
+
+def read_bandwidth(threads: int, size: int = 1 << 28, trials: int = 3) -> list[float]:
+    """Bytes a second that this many threads read from memory together, in each trial.
+
+    `size` bytes are read; they should be far more than the caches hold.
+    """
+    # Written first: pages that were never written all share one page of zeros.
+    parts = np.array_split(np.full(size // 8, 7, np.uint64), threads)
+    found = []
+    with ThreadPoolExecutor(threads) as pool:
+        for _ in range(trials + 1):  # the first also starts the threads
+            begun = time.perf_counter()
+            list(pool.map(np.bitwise_or.reduce, parts))
+            found.append(size / (time.perf_counter() - begun))
+    return found[1:]
+
+
+def _field(text: str, name: str) -> int | None:
+    match = re.search(rf"^{name}:\s+(\d+) kB", text, re.M)
+    return int(match[1]) * 1024 if match else None
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text()
+    except OSError:
+        return ""

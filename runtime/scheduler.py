@@ -1,0 +1,162 @@
+"""Runs jobs on a language model: one alone, or several whose next tokens are evaluated together.
+
+One call of the model for four sequences reads the weights once instead of four times. A prompt is evaluated in chunks,
+so that cancelling it takes effect after one chunk, and so that nobody who is reading an answer waits for somebody
+else's whole prompt.
+"""
+
+from collections import deque
+from collections.abc import Generator
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+from ..engines.base import EmbeddingSegment, Floats, LanguageModel, Segment, TokenSegment
+from ..engines.errors import EngineError
+
+CHUNK = 32  # items of a prompt evaluated in one call beside other jobs' tokens; alone a chunk is a whole batch
+
+Result = TypeVar("Result")
+Job = Generator[Segment, Floats, Result]
+"""Yields what the model is to evaluate and is sent the logits (n_vocab,) after it; returns its result."""
+
+
+@dataclass(eq=False)
+class Ticket(Generic[Result]):
+    """A job that was handed in."""
+
+    job: Job[Result]
+    segment: Segment | None = None
+    """What it waits for."""
+    evaluated: int = 0
+    """Items of `segment` evaluated so far."""
+    finished: bool = False
+    result: Result | None = None
+    """What the job returned; None if it failed or was cancelled."""
+    error: Exception | None = None
+    """Why it failed."""
+
+    def remaining(self) -> int:
+        return len(self.segment) - self.evaluated if self.segment else 0
+
+    def next_chunk(self, count: int) -> Segment:
+        """Raises EngineError if the segment may no longer be evaluated."""
+        assert self.segment is not None
+        return self.segment.part(self.evaluated, count)
+
+
+class Scheduler:
+    """Runs jobs, at most `at_once` of them at the same time, in the order in which they came.
+
+    With `together` false each call of the model serves one job alone. Other jobs then change nothing that is computed,
+    but everything takes as long as one job after the other.
+    """
+
+    def __init__(self, model: LanguageModel, *, at_once: int = 1, together: bool = True) -> None:
+        self._model = model
+        self._at_once = at_once
+        self._together = together
+        self._waiting: deque[Ticket[Any]] = deque()
+        self._active: deque[Ticket[Any]] = deque()  # its first is the next whose prompt gets a chunk evaluated
+        self._embeddings_next = True
+
+    def add(self, job: Job[Result]) -> Ticket[Result]:
+        """Hand in a job."""
+        ticket = Ticket(job)
+        self._waiting.append(ticket)
+        return ticket
+
+    def cancel(self, ticket: Ticket[Result]) -> None:
+        """End a job where it stands; the others do not notice."""
+        if not ticket.finished:
+            self._end(ticket)
+
+    def run(self) -> None:
+        """Work until no job is left. Errors of a job are in its ticket."""
+        while self.step():
+            pass
+
+    def step(self) -> bool:
+        """Make one call of the model, for one token of each job or a chunk of a prompt; false if no job is left."""
+        while self._waiting and len(self._active) < self._at_once:
+            ticket = self._waiting.popleft()
+            self._active.append(ticket)
+            self._advance(ticket, None)
+        if not self._active:
+            return bool(self._waiting)
+        if self._together and len(self._active) > 1:
+            self._evaluate(self._choose())
+        else:
+            ticket = self._active[0]
+            self._active.rotate(-1)
+            self._evaluate([(ticket, min(ticket.remaining(), self._model.n_batch))])
+        return True
+
+    def _choose(self) -> list[tuple["Ticket[Any]", int]]:
+        """Who is served by the next call, and with how many items."""
+        tokens = [ticket for ticket in self._active if isinstance(ticket.segment, TokenSegment)]
+        embeddings = next((t for t in self._active if isinstance(t.segment, EmbeddingSegment)), None)
+        # A call holds tokens or embeddings, never both: they take turns.
+        self._embeddings_next = not self._embeddings_next or not tokens
+        if embeddings and self._embeddings_next:
+            return [(embeddings, min(embeddings.remaining(), CHUNK))]
+        chosen = [(ticket, 1) for ticket in tokens if ticket.remaining() == 1][: self._model.n_batch]
+        room = min(CHUNK, self._model.n_batch - len(chosen))
+        for ticket in tokens:
+            count = min(ticket.remaining(), room)
+            if ticket.remaining() > 1 and count:
+                chosen.append((ticket, count))
+                room -= count
+        self._active.rotate(-1)
+        return chosen
+
+    def _evaluate(self, chosen: list[tuple["Ticket[Any]", int]]) -> None:
+        try:
+            chunks = [ticket.next_chunk(count) for ticket, count in chosen]
+            if isinstance(chunks[0], EmbeddingSegment):
+                logits = self._model.evaluate_embeddings(chunks[0])[None]
+            else:
+                logits = self._model.evaluate([chunk for chunk in chunks if isinstance(chunk, TokenSegment)])
+        except EngineError as error:
+            if len(chosen) == 1:
+                self._end(chosen[0][0], error=error)
+                return
+            for one in chosen:  # only those whose own work fails are to end
+                self._evaluate([one])
+            return
+        for (ticket, count), row in zip(chosen, logits, strict=True):
+            ticket.evaluated += count
+            if not ticket.remaining():
+                self._advance(ticket, row)
+
+    def _advance(self, ticket: "Ticket[Any]", logits: Floats | None) -> None:
+        """Give a job its logits and let it go on to what it needs next, or to its end."""
+        try:
+            # None starts a generator.
+            segment = ticket.job.send(logits) if logits is not None else next(ticket.job)
+        except StopIteration as end:
+            self._end(ticket, result=end.value)
+        except Exception as error:  # kept for whoever handed the job in; the other jobs go on
+            self._end(ticket, error=error)
+        else:
+            ticket.segment, ticket.evaluated = segment, 0
+
+    def _end(self, ticket: Ticket[Result], *, result: Result | None = None, error: Exception | None = None) -> None:
+        ticket.finished, ticket.result, ticket.error, ticket.segment = True, result, error, None
+        ticket.job.close()
+        for queue in (self._active, self._waiting):
+            if ticket in queue:
+                queue.remove(ticket)
+
+
+def run_alone(model: LanguageModel, job: Job[Result]) -> Result:
+    """Run one job to its end; its result. Raises what the job and the model raise."""
+    scheduler = Scheduler(model)
+    ticket = scheduler.add(job)
+    try:
+        scheduler.run()
+    finally:
+        scheduler.cancel(ticket)
+    if ticket.error:
+        raise ticket.error
+    assert ticket.result is not None
+    return ticket.result

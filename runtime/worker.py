@@ -1,0 +1,109 @@
+"""An object in a process of its own, called from here: its memory and its crashes are then its own.
+
+The parent writes a line of JSON with a method's name and arguments, and reads a line with the result. A worker waits
+without using the CPU.
+"""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Mapping
+from importlib import import_module
+from types import TracebackType
+from typing import Any, Self
+
+from ..engines.errors import EngineError, SkinGPTError
+
+
+class Worker:
+    """A child process that holds one object; a context manager."""
+
+    def __init__(self, target: str, *, threads: int, **options: Any) -> None:
+        """Start a process that makes `target`, a class named as `package.module:Class`, with these options as JSON.
+
+        `threads` is one of the options, and the size of the thread pools of the child's libraries. Raises EngineError
+        if the object cannot be made.
+        """
+        self._name = target.rpartition(":")[2]
+        # numpy's and torch's thread pools are sized when they are imported.
+        pools = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), str(threads))
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", __spec__.name, target, json.dumps({"threads": threads, **options})],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env={**os.environ, **pools},
+        )
+        try:
+            self.opened: Any = self._answer()
+            """The object's attribute `opened`, if it has one."""
+        except BaseException:
+            self.close()
+            raise
+
+    def ask(self, method: str, **arguments: Any) -> Any:
+        """Call a method of the object in the child and return its result. Raises EngineError if it fails."""
+        assert self._process.stdin
+        try:
+            print(json.dumps({"method": method, "arguments": arguments}), file=self._process.stdin, flush=True)
+        except BrokenPipeError:
+            raise self._ended() from None
+        return self._answer()
+
+    def _answer(self) -> Any:
+        assert self._process.stdout
+        line = self._process.stdout.readline()
+        if not line:
+            raise self._ended()
+        answer = json.loads(line)
+        if "error" in answer:
+            raise EngineError(f"{self._name}: {answer['error']}")
+        return answer["result"]
+
+    def _ended(self) -> EngineError:
+        code = self._process.wait()
+        why = "killed, most likely because memory ran out" if code < 0 else "see the lines above"
+        return EngineError(f"{self._name}: its process ended with code {code} ({why})")
+
+    def close(self) -> None:
+        """End the child and wait for it, so that its memory is free again."""
+        assert self._process.stdin and self._process.stdout
+        try:
+            self._process.stdin.close()
+            self._process.wait(timeout=60)
+        except (BrokenPipeError, subprocess.TimeoutExpired):
+            self._process.kill()
+            self._process.wait()
+        self._process.stdout.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def serve(target: str, options: Mapping[str, Any]) -> None:
+    """Be the worker: make the object and answer each line of standard input until it ends."""
+    answers = os.fdopen(os.dup(sys.stdout.fileno()), "w")
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # what a library prints must not stand among the answers
+
+    def reply(**answer: Any) -> None:
+        print(json.dumps(answer), file=answers, flush=True)
+
+    module, _, name = target.partition(":")
+    try:
+        worker = getattr(import_module(module), name)(**options)
+        reply(result=getattr(worker, "opened", None))
+        for line in sys.stdin:
+            request = json.loads(line)
+            reply(result=getattr(worker, request["method"])(**request["arguments"]))
+    except (SkinGPTError, MemoryError) as error:
+        reply(error=str(error) or "out of memory")
+
+
+if __name__ == "__main__":
+    serve(sys.argv[1], json.loads(sys.argv[2]))

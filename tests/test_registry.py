@@ -1,0 +1,153 @@
+"""A new engine is one file and one line in the registry; command line, Python and benchmark then have it."""
+
+import inspect
+import json
+import os
+import re
+import subprocess
+import sys
+
+import pytest
+from skingpt_edge.engines import registry
+from skingpt_edge.engines.base import GraphEngine, LanguageModel, TokenSegment
+from skingpt_edge.engines.errors import EngineError, InputError
+from skingpt_edge.engines.fake import FakeLanguageModel
+from skingpt_edge.export.torch_engines import TorchEncoder, TorchLlama, TorchQFormer
+from support import ROOT, language_setup, run
+
+PICTURE = sorted((ROOT / "runtime/demo/pictures").glob("*.jpg"))[0]
+ENGINE_FILE = '''
+"""An engine of somebody else's."""
+from skingpt_edge.engines.base import EngineInfo
+from skingpt_edge.engines.fake import FakeLanguageModel
+from skingpt_edge.engines.gguf_header import read_gguf_header
+
+
+def build():
+    return "parrot 1"
+
+
+class Parrot(FakeLanguageModel):
+    def __init__(self, path, setup):
+        header = read_gguf_header(path)
+        super().__init__([[b"polly", b" ", b"###"]], n_embd=header.n_embd, n_ctx=setup.cells, n_batch=setup.batch)
+        self.info = EngineInfo("parrot", "1", setup.device, setup.threads)
+'''
+REGISTRATION = """
+from skingpt_edge.engines import registry
+
+registry.LANGUAGE_MODELS["parrot"] = registry.Engine("parrot_engine", "Parrot", ("cpu", "perch"))
+"""
+
+
+@pytest.fixture
+def environment(tmp_path):
+    """As if the file lay among the engines and the line stood in the registry, for every process started with this."""
+    (tmp_path / "parrot_engine.py").write_text(ENGINE_FILE)
+    (tmp_path / "sitecustomize.py").write_text(REGISTRATION)
+    return {**os.environ, "PYTHONPATH": str(tmp_path)}
+
+
+def test_the_command_line_has_it(environment):
+    result = run(
+        "skingpt", "chat", PICTURE, "-q", "What?", "--json", "--language-engine", "parrot", "--device", "perch",
+        "--vision-device", "cpu", env=environment,
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    document = json.loads(result.stdout)
+    assert document["turns"][0]["text"] == "polly"
+    assert document["engines"]["language_model"]["engine"] == "parrot"
+    assert document["setup"]["resolved"]["language_model"]["device"] == "perch"
+
+
+def test_a_device_chooses_the_engine_that_has_it(environment):
+    result = run("skingpt", "info", "--json", "--device", "perch", "--vision-device", "cpu", env=environment)
+    assert result.returncode == 0, result.stderr
+    assert json.loads(result.stdout)["setup"]["language model"]["engine"] == "parrot"
+
+
+def test_a_device_is_checked_against_the_engine_that_will_have_it(environment):
+    result = run("skingpt", "info", "--device", "perch", env=environment)
+    assert result.returncode == 3
+    assert "device 'perch' is unknown to onnxruntime; known are cpu, cuda" in result.stderr
+
+
+def test_python_has_it(environment):
+    code = (
+        "from pathlib import Path; import sys; from skingpt_edge.runtime import Options, SkinGPT\n"
+        "with SkinGPT.open(options=Options(language_engine='parrot')) as model:\n"
+        "    print(model.ask(model.embed(Path(sys.argv[1]).read_bytes()), 'What?').text)"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", code, PICTURE], capture_output=True, text=True, env=environment, check=False
+    )
+    assert result.stdout == "polly\n", result.stderr
+
+
+def test_the_benchmark_has_it(environment, tmp_path):
+    output = tmp_path / "results.json"
+    bundle = ROOT / "runtime/demo/bundle"
+    result = run(
+        "skingpt-bench", "run", bundle, "--suite", "quick", "--language-engine", "parrot", "-o", output,
+        env=environment,
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    results = json.loads(output.read_text())
+    assert results["engines"]["language_model"]["engine"] == "parrot"
+    assert results["setup"]["requested"]["language_engine"] == "parrot"
+    assert results["setup"]["resolved"]["language_model"]["engine"] == "parrot"
+
+
+def test_an_engine_that_is_not_known_is_wrong_usage_and_the_known_ones_are_listed():
+    result = run("skingpt", "info", "--language-engine", "parrot")
+    assert result.returncode == 2
+    assert "llama.cpp" in result.stderr
+
+
+def test_without_a_name_the_first_engine_that_has_the_device_is_chosen():
+    engines = {"a": registry.Engine("m", "A", ("cpu",)), "b": registry.Engine("m", "B", ("cpu", "gpu"))}
+    assert registry.choose(engines, None, "cpu") == "a"
+    assert registry.choose(engines, None, "gpu") == "b"
+    assert registry.choose(engines, "b", "cpu") == "b"
+    with pytest.raises(InputError, match="device 'gpu' is unknown to a; known are cpu"):
+        registry.choose(engines, "a", "gpu")
+    with pytest.raises(InputError, match="device 'tpu' is unknown to a and b; known are cpu, gpu"):
+        registry.choose(engines, None, "tpu")
+
+
+def public(kind: type) -> set[str]:
+    return {name for name in dir(kind) if not name.startswith("_")}
+
+
+def test_every_engine_and_the_fake_have_the_whole_protocol():
+    language = public(LanguageModel)
+    fake = FakeLanguageModel([[b"a"]])
+    assert language <= public(type(fake)) | set(vars(fake))
+    for kind, protocol in (
+        *((engine.load(), language) for engine in registry.LANGUAGE_MODELS.values()),
+        *((engine.load(), public(GraphEngine)) for engine in registry.GRAPH_ENGINES.values()),
+        (TorchLlama, language),
+        (TorchEncoder, public(GraphEngine)),
+        (TorchQFormer, public(GraphEngine)),
+    ):
+        set_in_code = set(re.findall(r"self\.(\w+)(?:: \w+)? =", inspect.getsource(kind)))
+        assert protocol <= public(kind) | set_in_code, kind
+
+
+def test_the_fake_brings_a_snapshot_back_as_strictly_as_a_real_model():
+    model = FakeLanguageModel([[b"a"]])
+    model.evaluate([TokenSegment(1, 0, (5, 6, 7))])
+    kept = model.snapshot(1)
+    with pytest.raises(EngineError, match="not empty"):
+        model.restore(1, kept)
+    model.rewind(1, 0)
+    with pytest.raises(EngineError, match="not a snapshot"):
+        model.restore(1, kept[:-3])
+    model.restore(1, kept)
+    assert model.cells[1] == [5, 6, 7]
+
+
+def test_an_engine_is_opened_by_its_name():
+    model = registry.open_language_model(ROOT / "runtime/demo/bundle/llm.gguf", language_setup())
+    assert model.info.engine == "llama.cpp"
+    model.close()
