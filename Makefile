@@ -1,5 +1,5 @@
 PYTHON ?= python3
-# Options for the installation of torch, for instance PyTorch's own index of CPU builds: see README.
+# Options for the installation of torch, for instance PyTorch's own index of CPU builds: see CONTRIBUTING.md.
 TORCH_OPTIONS ?=
 # On Xeons with AMX, llama.cpp is built as for any other processor: see CONTRIBUTING.md.
 NO_AMX = -march=native -mno-amx-tile -mno-amx-int8 -mno-amx-bf16

@@ -1,4 +1,4 @@
-"""`skingpt-bench`: how fast and how large a bundle is on this machine, and what limits it.
+"""`skingpt-bench`: how fast a bundle is on this machine, how much memory it takes, and what limits it.
 
 Exit codes: 0 done, 2 usage, 3 results that cannot be used, 4 the bundle, 6 an engine failed.
 """
@@ -10,20 +10,24 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from ..engines.errors import SkinGPTError
-from ..engines.llama_cpp_model import DEVICES
-from .sizes import SUITES
+from ..engines.errors import InputError, SkinGPTError
+from ..engines.registry import GRAPH_ENGINES, LANGUAGE_MODELS, devices
+from ..runtime.options import Options
+from .measure.run_suite import run_suite
+from .measure.suites import SUITES
+from .report.compare import compare
+from .report.write_report import write_report
 
 INTERRUPTED, PIPE_CLOSED = 130, 141
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = make_parser()
-    options = parser.parse_args(arguments)
-    if problem := _problem(options):
+    given = parser.parse_args(arguments)
+    if problem := _problem(given):
         parser.error(problem)
     try:
-        options.run(options)
+        given.run(given)
     except SkinGPTError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
@@ -46,51 +50,60 @@ def make_parser() -> argparse.ArgumentParser:
     run.add_argument("bundle", type=Path, metavar="BUNDLE")
     run.add_argument("--suite", choices=SUITES, default="full", help="how much is measured (%(default)s)")
     run.add_argument("--baseline", choices=["torch"], help="measure the same model in plain PyTorch, too")
-    run.add_argument("--threads", type=int, metavar="N", help="(the physical cores)")
-    run.add_argument("--device", choices=DEVICES, default="cpu", help="of the whole model (%(default)s)")
-    run.add_argument("--vision-device", choices=DEVICES, help="of vision alone, if another")
-    run.add_argument("--before", type=Path, metavar="ONNX", help="vision encoder of an earlier export, to profile, too")
+    run.add_argument("--threads", type=int, metavar="N", help="(what `skingpt tune` found best, or the physical cores)")
+    run.add_argument("--device", choices=devices(), default="cpu", help="of the whole model (%(default)s)")
+    run.add_argument("--vision-device", choices=devices(), help="of vision alone, if another")
+    run.add_argument("--vision-engine", choices=GRAPH_ENGINES, help="(the first that has the device)")
+    run.add_argument("--language-engine", choices=LANGUAGE_MODELS, help="(the first that has the device)")
+    run.add_argument("--no-tuning", action="store_true", help="ignore what `skingpt tune` measured")
+    run.add_argument("--before", type=Path, metavar="ONNX", help="vision encoder of an earlier export, profiled, too")
     run.add_argument("-o", dest="output", type=Path, default=Path("results.json"), metavar="FILE", help="(%(default)s)")
     run.set_defaults(run=_run)
 
-    report = sub.add_parser("report", help="results as Markdown, HTML and plots")
+    report = sub.add_parser("report", help="results as Markdown and plots")
     report.add_argument("results", type=Path, nargs="+", metavar="RESULTS")
     report.add_argument("-o", dest="folder", type=Path, required=True, metavar="DIR")
     report.set_defaults(run=_report)
 
-    compare = sub.add_parser("compare", help="what B is to A, with spread")
-    compare.add_argument("a", type=Path, metavar="A")
-    compare.add_argument("b", type=Path, metavar="B")
-    compare.set_defaults(run=_compare)
+    comparison = sub.add_parser("compare", help="what is different in B, and whether it is more than the spread")
+    comparison.add_argument("a", type=Path, metavar="A")
+    comparison.add_argument("b", type=Path, metavar="B")
+    comparison.set_defaults(run=_compare)
     return parser
 
 
-def _problem(options: argparse.Namespace) -> str | None:
-    """What is wrong with the options' values; found before minutes are spent on measuring."""
-    threads, output = getattr(options, "threads", None), getattr(options, "output", None)
-    before = getattr(options, "before", None)
-    if before and not before.is_file():
-        return f"--before: {before} is no file"
-    if threads is not None and not 1 <= threads <= 1024:
-        return f"--threads is {threads}, expected 1 to 1024"
-    if output and (not output.absolute().parent.is_dir() or (output.exists() and not output.is_file())):
+def _problem(given: argparse.Namespace) -> str | None:
+    """What is wrong with the arguments of `run`. It is found before minutes are spent on measuring."""
+    if given.run is not _run:
+        return None
+    if given.before and not given.before.is_file():
+        return f"--before: {given.before} is no file"
+    output = given.output
+    if not output.absolute().parent.is_dir() or (output.exists() and not output.is_file()):
         return f"-o: {output} cannot be written: not a file, or in no folder that exists"
+    try:
+        _options(given)
+    except InputError as error:
+        return str(error)
     return None
 
 
-def _run(options: argparse.Namespace) -> None:
-    from .suite import run_suite
-
-    runs = run_suite(
-        options.bundle,
-        suite=options.suite,
-        baseline=options.baseline,
-        threads=options.threads,
-        device=options.device,
-        vision_device=options.vision_device,
-        before=options.before,
+def _options(given: argparse.Namespace) -> Options:
+    """Raises InputError for a value out of range."""
+    return Options(
+        given.device,
+        given.vision_device,
+        vision_engine=given.vision_engine,
+        language_engine=given.language_engine,
+        threads=given.threads,
+        tuning=not given.no_tuning,
     )
-    unfinished, kept = options.output.with_name(f"{options.output.name}.part"), False
+
+
+def _run(given: argparse.Namespace) -> None:
+    asked = _options(given)
+    runs = run_suite(given.bundle, asked, suite=given.suite, baseline=given.baseline, before=given.before)
+    unfinished, kept = given.output.with_name(f"{given.output.name}.part"), False
     try:
         for results in runs:
             unfinished.write_text(json.dumps(results, indent=1, ensure_ascii=False) + "\n")
@@ -99,19 +112,15 @@ def _run(options: argparse.Namespace) -> None:
         if kept:
             print(f"\nwhat was measured so far is in {unfinished}", file=sys.stderr)
         raise
-    unfinished.replace(options.output)
+    unfinished.replace(given.output)
 
 
-def _report(options: argparse.Namespace) -> None:
-    from .report import write_report
-
-    write_report(options.results, options.folder)
+def _report(given: argparse.Namespace) -> None:
+    write_report(given.results, given.folder)
 
 
-def _compare(options: argparse.Namespace) -> None:
-    from .compare import compare
-
-    print(compare(options.a, options.b))
+def _compare(given: argparse.Namespace) -> None:
+    print(compare(given.a, given.b))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The two protocols of engines, one for graphs and one for the language model, and the values they take."""
+"""The protocols `GraphEngine` and `LanguageModel`, which engines implement, and the types of their arguments."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field

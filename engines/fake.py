@@ -1,4 +1,4 @@
-"""A language model that says what it is told to, for trying the runtime's own logic without weights."""
+"""A language model for tests: it says what the test tells it to and needs no weights."""
 
 import json
 from collections.abc import Sequence

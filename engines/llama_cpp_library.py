@@ -1,4 +1,7 @@
-"""llama.cpp's library: loaded quietly, its log kept for error messages, with the functions used of its ggml."""
+"""llama.cpp's library, loaded without printing its log.
+
+The log is kept for error messages. The few functions of ggml that are called directly are declared here.
+"""
 
 import ctypes
 from collections.abc import Callable, Iterator

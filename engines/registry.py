@@ -1,8 +1,8 @@
-"""The engines there are, by name. Each is imported when it is first opened.
+"""The table of engines by name. Each is imported when it is first opened.
 
 A new engine is a file in this folder and a line in one of the two tables. The file has a class that is opened with
-`(path, setup)` and implements `GraphEngine` or `LanguageModel`, and a function `build() -> str` that names its version
-and whatever else of the installed library decides how fast it is.
+`(path, setup)`, a `GraphSetup` or a `LanguageModelSetup`, and implements `GraphEngine` or `LanguageModel`. It also
+has a function `build() -> str` that names the library's version and build, because they decide how fast it is.
 """
 
 from collections.abc import Mapping

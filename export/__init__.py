@@ -1,6 +1,6 @@
-"""From the original's checkpoints to a bundle: graphs, GGUF, quantisation and the proof of parity.
+"""From the original's checkpoints to a bundle: graphs, GGUF, quantisation and the comparison with the original.
 
-The only part of SkinGPT Edge that uses torch. It reads files and never the network.
+It uses torch, which the runtime never does. It reads files and never the network.
 """
 
 import os

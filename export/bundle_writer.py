@@ -1,4 +1,4 @@
-"""A bundle appears whole or not at all."""
+"""Writes a bundle's folder and its manifest. If anything fails, no bundle is left behind."""
 
 import os
 import re

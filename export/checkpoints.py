@@ -1,4 +1,4 @@
-"""Checkpoint files as users have them: read without running code in them, memory-mapped, checked."""
+"""Reads PyTorch checkpoint files. Code in them is never run. Tensors are memory-mapped and checked."""
 
 import json
 from collections.abc import Iterable, Iterator, Mapping

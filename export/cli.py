@@ -1,4 +1,4 @@
-"""`skingpt-export`: make bundles, and judge those of drawn pictures.
+"""`skingpt-export`: make bundles, and measure how often the demonstration model is right.
 
 Exit codes: 0 done, 2 usage, 3 a picture cannot be used, 4 checkpoints or bundle, 6 an engine failed.
 """

@@ -1,7 +1,7 @@
-"""The vision chain as ONNX graphs, in four precisions, without ever holding all weights in memory.
+"""Exports vision encoder and Q-Former to ONNX graphs, without ever holding all weights in memory.
 
-torch's own exporter makes the graph (Optimum's wraps the older tracing exporter, which holds the weights
-three times); the weights stay memory-mapped until they are written, one by one.
+The weights stay memory-mapped until they are written, one by one. torch's own exporter makes the graph; Optimum's
+wraps the older one, which holds the weights three times.
 """
 
 import logging

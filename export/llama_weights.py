@@ -1,4 +1,4 @@
-"""A Llama's sizes and tensors, whether they come from a checkpoint or are made up."""
+"""The configuration and tensors of a Llama, read from a checkpoint or filled with random numbers."""
 
 import math
 from collections.abc import Callable, Iterator

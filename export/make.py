@@ -1,4 +1,4 @@
-"""Make a bundle: from checkpoints with proof of parity, or synthetic."""
+"""Makes a bundle: from checkpoints, which is then compared with PyTorch, or with random weights."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace

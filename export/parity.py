@@ -1,8 +1,7 @@
-"""The proof that a bundle computes the original's function, stage by stage, on real pictures.
+"""Compares a bundle with the original in PyTorch float32, stage by stage.
 
-The runtime runs the bundle as a user would; torch computes the same in float32 from the checkpoints. Tokens are
-compared in one pass: the bundle's own greedy tokens are fed to torch, which says at every position what it would
-have chosen. Up to the first difference that is what torch would have generated on its own.
+The runtime runs the bundle as a user would. To compare tokens, the bundle's answer is given to PyTorch, which says at
+every position what it would have chosen. Up to the first difference that is what PyTorch would have generated itself.
 """
 
 import io

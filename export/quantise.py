@@ -1,8 +1,7 @@
-"""The weights of a graph in smaller types.
+"""Converts a graph's weights to smaller types, one tensor at a time.
 
-Every new weight is computed when it is written, from the memory-mapped original: the whole model is never held.
-That is why the int8 tier is not made by Optimum's or ONNX Runtime's whole-model quantiser, which needs 16 GB for
-the full-size encoder; it gives the same graph, and a test compares the two.
+The whole model is never in memory. ONNX Runtime's and Optimum's own quantisers need 16 GB for the full-size encoder.
+For int8 ours gives the same graph as theirs, and a test compares the two.
 """
 
 from collections.abc import Callable

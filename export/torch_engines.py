@@ -1,7 +1,7 @@
-"""The original in torch float32 behind the runtime's own seams, so that both can be asked the same way.
+"""Runs the original's model in PyTorch float32 as engines of the runtime, to compare answers.
 
-`open_original` gives a `SkinGPT` whose stages are computed by torch from the checkpoints: everything else,
-preprocessing, prompt, sampling and report, is the runtime's. Made for models that fit into memory as float32.
+`open_original` gives a `SkinGPT` in which only the arithmetic is PyTorch's. Preprocessing, prompt, sampling and
+report stay the runtime's. The model must fit into memory as float32.
 """
 
 import copy

@@ -1,4 +1,4 @@
-"""Where the runtime keeps what it found out about bundles and this machine; nothing of a picture or an answer."""
+"""The folder for what is kept between runs. It never holds anything of a picture or an answer."""
 
 import os
 from pathlib import Path

@@ -1,6 +1,7 @@
 """How far several sampled answers to one question agree: the paper's consistency test.
 
-Answers agree when they name the same condition. Which words are conditions is a list, `conditions.txt`, or one's own.
+Answers agree when they name the same condition. The names of conditions come from `conditions.txt` or a list of one's
+own.
 """
 
 import re

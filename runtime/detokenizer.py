@@ -1,4 +1,4 @@
-"""From the tokens of an answer to its text while it is generated, and when to stop."""
+"""Turns tokens into text while an answer is generated, and ends the answer at a stop string or token."""
 
 import codecs
 from collections.abc import Sequence

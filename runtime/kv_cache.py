@@ -1,10 +1,10 @@
-"""What the language model's KV cache holds, so that nothing in it is computed twice.
+"""Keeps track of what the language model's KV cache holds, so that nothing in it is computed twice.
 
-The prompt is a list of items: token ids, and `ImageRow` for each embedding of the picture. A new prompt keeps
-the longest prefix that the cache already holds, in whichever sequence, and evaluates what is new. Because the prompt
-itself is built as the original builds it, this changes how much is computed, not what.
+A prompt is a list of items: token ids, and an `ImageRow` for each embedding of the picture. A new prompt reuses the
+longest prefix that any sequence of the cache holds. Only the rest is computed. This saves time and does not change
+the result, because the prompt itself is built as the original builds it.
 
-What has to be evaluated is yielded to a `Scheduler`, so that one answer can be generated alone or many together.
+What must be computed is yielded to a `Scheduler`, so that one answer can be generated alone or many together.
 """
 
 import time

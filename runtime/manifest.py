@@ -1,7 +1,7 @@
-"""`bundle.json`, the only thing export and runtime agree on: its fields, read strictly.
+"""Reads and checks `bundle.json`, the description of a bundle.
 
-Format 2; format 1 is read, too. An unknown format or field is refused, because a runtime that ignores what it does not
-know would compute something other than what was exported.
+Format 2 is written; format 1 is read, too. An unknown format or field is an error, because ignoring it could change
+what is computed.
 """
 
 import json

@@ -1,4 +1,4 @@
-"""How a bundle is opened: `Options` is what a user may ask for, `Setup` what `resolve` makes of it on this machine."""
+"""`Options`: the settings that a user may give. `Setup`: all settings, with a value for each on this machine."""
 
 from dataclasses import asdict, dataclass, fields
 from typing import Any

@@ -1,8 +1,9 @@
-"""From a conversation to what the language model is given.
+"""Builds the prompt of a conversation.
 
-The original builds the whole conversation as text at every turn, splits it at the image and tokenises the two
-parts separately: the part before the image with BOS, both with SentencePiece's dummy prefix. Earlier answers
-are in it as text, not as the tokens they were generated as; keeping those would be another function.
+As in the original, the whole conversation is built as text at every turn and tokenised in two parts: the text before
+the image, with BOS, and the text after it. Each part gets the space that SentencePiece puts before a text. Earlier
+answers are tokenised from their text. Reusing the tokens they were generated as would give other results than the
+original.
 """
 
 import re

@@ -1,8 +1,8 @@
-"""The text before the picture as the KV cache holds it, kept on disk: the next process need not compute it again.
+"""Keeps the KV cache of the text before the picture on disk, so that the next process need not compute it.
 
-It is the same for every picture and holds nothing of any. With a 7B model on two cores it takes 5 seconds to compute
-and a moment to read. A snapshot belongs to one language model, one engine and one way of running it. One that belongs
-to another, or is damaged, is not used and is written anew.
+That text is the same for every picture and holds nothing of any. With a 7B model on two cores it takes 5 seconds to
+compute and a moment to read. A snapshot is valid for one language model, one engine and one way of running it. One
+that is not valid, or is damaged, is not used, and a new one is written.
 """
 
 import hashlib

@@ -1,7 +1,7 @@
-"""What a bundle needs of this machine: whether it fits into memory, and how long an answer will take.
+"""Estimates the memory that a bundle needs and the time of an answer.
 
-Memory is counted from the files. Time is what `skingpt tune` measured here, or else an estimate: decoding reads every
-weight of the language model once a token, so the machine's read bandwidth, measured on the spot, limits it.
+Memory is counted from the files. Time comes from `skingpt tune`, if it was run here. Otherwise it is estimated from
+the memory's read bandwidth, because every generated token reads all weights once.
 """
 
 from dataclasses import dataclass

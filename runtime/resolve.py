@@ -1,4 +1,4 @@
-"""From what a user asks for to how this machine runs a bundle: the only place where anything is chosen."""
+"""Turns `Options` into a `Setup`. What a user leaves open is chosen here and nowhere else."""
 
 from ..engines.base import GraphSetup, LanguageModelSetup
 from ..engines.gguf_header import read_gguf_header

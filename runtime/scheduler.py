@@ -1,8 +1,7 @@
 """Runs jobs on a language model: one alone, or several whose next tokens are evaluated together.
 
-One call of the model for four sequences reads the weights once instead of four times. A prompt is evaluated in chunks,
-so that cancelling it takes effect after one chunk, and so that nobody who is reading an answer waits for somebody
-else's whole prompt.
+One call of the model for four sequences reads the weights once instead of four times. A prompt is evaluated in
+chunks. So it can be cancelled after a chunk, and other answers go on between its chunks.
 """
 
 from collections import deque

@@ -1,4 +1,4 @@
-"""Where an answer ends in a generated text, and what of it may be shown before that is certain."""
+"""Finds the stop string that ends an answer. Text that may be the start of one is held back until it is certain."""
 
 from collections.abc import Sequence
 

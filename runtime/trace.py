@@ -1,4 +1,4 @@
-"""Every stage of one run as arrays and tokens, for people who compare engines."""
+"""Writes the intermediate arrays and the tokens of one run to files, for comparing engines."""
 
 import json
 from pathlib import Path

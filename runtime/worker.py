@@ -1,7 +1,7 @@
-"""An object in a process of its own, called from here: its memory and its crashes are then its own.
+"""Runs an object in a child process and calls its methods.
 
-The parent writes a line of JSON with a method's name and arguments, and reads a line with the result. A worker waits
-without using the CPU.
+Calls and results are lines of JSON. The child's memory can be measured by itself, and its crash does not end the
+parent. A child that is not called does not use the CPU.
 """
 
 import json

@@ -1,20 +1,28 @@
 """`skingpt-bench run`: that every engine did the same work, and that the figures are what they say they are."""
 
 import json
+from dataclasses import replace
 from itertools import groupby, pairwise
 
 import jsonschema
 import pytest
 from skingpt_edge.benchmarks import cli
-from skingpt_edge.benchmarks.figures import RATIOS, percentile
-from skingpt_edge.benchmarks.measure import Measurement
-from skingpt_edge.benchmarks.sizes import SUITES
-from skingpt_edge.benchmarks.work import vision_sizes
-from skingpt_edge.benchmarks.worker import Worker
+from skingpt_edge.benchmarks.measure import measurement
+from skingpt_edge.benchmarks.measure.model_sizes import vision_sizes
+from skingpt_edge.benchmarks.measure.ratios import RATIOS
+from skingpt_edge.benchmarks.measure.statistics import percentile
+from skingpt_edge.benchmarks.measure.steps import Measurement
+from skingpt_edge.benchmarks.measure.suites import SUITES
+from skingpt_edge.benchmarks.measure.workers import ROLES, open_as_asked
+from skingpt_edge.benchmarks.result_files import load_schema, read_results
+from skingpt_edge.engines.errors import EngineError
 from skingpt_edge.runtime.bundle import default_bundle, read_bundle
+from skingpt_edge.runtime.options import Options
+from skingpt_edge.runtime.resolve import resolve
+from skingpt_edge.runtime.worker import Worker
 from support import FORMAT_1, ROOT
 
-SCHEMA = json.loads((ROOT / "benchmarks/results.schema.json").read_text())
+SCHEMA = load_schema()
 QUICK = SUITES["quick"]
 OURS, F32, BF16 = "skingpt", "torch float32", "torch bfloat16"
 
@@ -46,6 +54,17 @@ def test_results_are_what_the_schema_documents(results):
         jsonschema.validate(broken, SCHEMA)
 
 
+def test_results_hold_the_options_asked_for_and_the_setup_they_became(results):
+    asked = Options(prompt_snapshot=False)
+    setup = resolve(read_bundle(default_bundle()), asked)
+    assert results["setup"] == {"requested": asked.to_json(), "resolved": setup.to_json()}
+    assert results["threads"] == setup.language_model.threads
+    for part in ("vision_encoder", "qformer"):
+        assert results["engines"][part]["engine"] == setup.vision.engine
+    assert results["engines"]["language_model"]["threads"] == setup.language_model.threads
+    assert results["engines"]["language_model"]["details"]
+
+
 def test_every_field_of_the_schema_is_described():
     def undescribed(node, path):
         if isinstance(node, dict):
@@ -53,7 +72,8 @@ def test_every_field_of_the_schema_is_described():
                 if "description" not in field and "description" not in definition(field):
                     yield f"{path}.{name}"
             for name, child in node.items():
-                yield from undescribed(child, f"{path}.{name}")
+                if name not in ("if", "then", "else"):  # what belongs to which version
+                    yield from undescribed(child, f"{path}.{name}")
         elif isinstance(node, list):
             for child in node:
                 yield from undescribed(child, path)
@@ -153,18 +173,85 @@ def test_the_profile_is_largest_first_and_for_one_picture(results):
 
 def test_an_earlier_graph_that_is_none_costs_only_its_own_profile():
     bundle, graph = read_bundle(default_bundle()), ROOT / "README.md"
-    measurement = Measurement(bundle, SUITES["quick"], 1, (), ("cpu", "cpu"), graph)
-    measurement._profile()
-    assert measurement.found.operators
-    assert not measurement.found.operators_before
-    assert measurement.found.skipped[0].startswith("the profile of README.md: ")
+    run = Measurement(bundle, QUICK, Options(threads=1), before=graph)
+    run._profile()
+    assert run.found.operators
+    assert not run.found.operators_before
+    assert run.found.skipped[0].startswith("the profile of README.md: ")
+
+
+def test_a_device_without_a_profile_is_skipped_with_a_sentence():
+    run = Measurement(read_bundle(default_bundle()), QUICK, Options(threads=1))
+    run._setup = replace(run._setup, vision=replace(run._setup.vision, device="cuda"))
+    run._profile()
+    assert not run.found.operators
+    assert run.found.skipped == [
+        "the vision encoder's profile: only onnxruntime on cpu has one, this was onnxruntime on cuda"
+    ]
+
+
+def test_every_process_of_ours_gets_the_options_of_the_command_line(monkeypatch, tmp_path):
+    """None is started: each is noted with what it would get, and the run ends there."""
+    asked, started = [], []
+
+    class Noted:
+        def __init__(self, target, *, threads, **options):
+            asked.append((target, threads, options))
+            self.opened = {"peak_anon": 1}
+
+        def __enter__(self):
+            raise EngineError("noted")
+
+        def __exit__(self, *_):
+            pass
+
+    def start(command, **_):
+        started.append(Options(**json.loads(command[-1])))
+        raise EngineError("noted")
+
+    monkeypatch.setattr(measurement, "Worker", Noted)
+    monkeypatch.setattr(measurement.subprocess, "Popen", start)
+    command = ["run", str(default_bundle()), "--threads", "1", "--no-tuning", "-o", str(tmp_path / "results.json")]
+    given = cli.make_parser().parse_args([*command, "--vision-engine", "onnxruntime", "--language-engine", "llama.cpp"])
+    options = cli._options(given)
+    expected = Options(vision_engine="onnxruntime", language_engine="llama.cpp", threads=1, tuning=False)
+    assert options == expected
+    run = Measurement(read_bundle(default_bundle()), QUICK, options)
+    steps = (run._vision_rounds, lambda: run._reports(1), run._scaling, run._memory_by_conversations, run._profile)
+    for step in (*steps, run._starts):
+        with pytest.raises(EngineError, match="noted"):
+            step()
+    assert started == [expected]
+    assert [target for target, _, _ in asked] == [
+        ROLES[role] for role in ("vision", "whole", "scaling", "memory", "operators")
+    ]
+    for _, threads, arguments in asked:
+        got = Options(**arguments["options"])
+        assert replace(got, conversations=1, cells=None) == expected
+        assert threads == 1
+
+
+def test_a_worker_opens_what_the_options_resolve_to():
+    bundle, options = default_bundle(), Options(threads=1, kv_type="f16")
+    opened, requested, setup = open_as_asked(str(bundle), options.to_json(), 1)
+    assert opened.path == bundle
+    assert requested == options
+    assert setup == resolve(opened, options)
+    with pytest.raises(EngineError, match="1 threads were resolved in a process started for 2"):
+        open_as_asked(str(bundle), options.to_json(), 2)
+
+
+def test_results_of_the_first_version_are_still_readable():
+    found = read_results(ROOT / "benchmarks/results/xeon-2-cores/demo.json")
+    assert found["schema"] == "skingpt-bench/1"
+    assert "setup" not in found
 
 
 def test_a_run_that_ends_early_keeps_what_it_measured(tmp_path, monkeypatch, capsys):
     def interrupted(_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(Measurement, "_growth", interrupted)
+    monkeypatch.setattr(Measurement, "_scaling", interrupted)
     file = tmp_path / "results.json"
     file.write_text("an earlier run's")
     assert cli.main(["run", str(default_bundle()), "--suite", "quick", "-o", str(file)]) == cli.INTERRUPTED
@@ -174,8 +261,8 @@ def test_a_run_that_ends_early_keeps_what_it_measured(tmp_path, monkeypatch, cap
     results = json.loads(part.read_text())
     jsonschema.validate(results, SCHEMA)
     assert len(trials(results, OURS, "report")) == QUICK.trials
-    missing = "the rest of this run, which ended before: growth, memory by conversations, profile of the vision encoder"
-    assert missing in results["skipped"]
+    missing = "which ended before: scaling, memory by conversations, profile of the vision encoder"
+    assert f"the rest of this run, {missing}" in results["skipped"]
     assert results["ratios"]["start_to_ready"]["value"] > 0
     assert results["ratios"]["ten_samples_vs_ten_runs"]["value"] is None
     assert cli.main(["report", str(part), "-o", str(tmp_path / "report")]) == 0
@@ -183,21 +270,23 @@ def test_a_run_that_ends_early_keeps_what_it_measured(tmp_path, monkeypatch, cap
 
 
 def test_our_report_says_the_fixed_answers_and_torch_the_same_number():
-    options = {"threads": 1, "bundle": str(default_bundle())}
-    with Worker("skingpt", answer_tokens=5, **options) as ours:
+    arguments, options = {"threads": 1, "bundle": str(default_bundle())}, Options(threads=1, prompt_snapshot=False)
+    with Worker(ROLES["whole"], options=options.to_json(), answer_tokens=5, **arguments) as ours:
         report = ours.ask("report")
     turns = report["turns"]
     assert [len(turn["answer"]) for turn in turns] == [5] * 4
     assert len({tuple(turn["answer"]) for turn in turns}) == 4
     assert all(turn["before"] == turns[0]["before"] for turn in turns)
     assert len(report["steps"]) == 4 * (5 - 1)
-    with Worker("torch", dtype="float32", whole=True, **options) as torch:
+    with Worker(ROLES["torch"], dtype="float32", whole=True, **arguments) as torch:
         assert torch.ask("report", turns=turns)["answer_tokens"] == [5] * 4
 
 
 USAGE = [
     ["run", "x", "--suite", "huge"],
     ["run", "x", "--threads", "0"],
+    ["run", "x", "--vision-engine", "tflite"],
+    ["run", "x", "--language-engine", "onnxruntime"],
     ["run", "x", "-o", "/no/such/folder/results.json"],
     ["run", "x", "-o", "/dev/null"],
     ["run", "x", "--before", "/no/such/encoder.onnx"],

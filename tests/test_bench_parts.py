@@ -1,17 +1,25 @@
-"""What `skingpt-bench run` is built of, each part alone: fixed work, arithmetic of figures, energy, workers."""
+"""What `skingpt-bench run` is built of, each part alone: static work, statistics, energy, workers, peak memory."""
 
+import sys
+
+import numpy as np
 import pytest
-from skingpt_edge.benchmarks import energy, machine
-from skingpt_edge.benchmarks.figures import percentile, quotient, ratio, stage, statistics
-from skingpt_edge.benchmarks.fixed_work import FixedTokens, fixed_answers, photo
-from skingpt_edge.benchmarks.operators import by_operator
-from skingpt_edge.benchmarks.work import VisionSizes, llama_sizes, vision_sizes
-from skingpt_edge.benchmarks.worker import Worker
-from skingpt_edge.engines.base import Run
+from skingpt_edge.benchmarks.measure import energy, system
+from skingpt_edge.benchmarks.measure.build_results import stage
+from skingpt_edge.benchmarks.measure.fixed_inputs import FixedTokens, fixed_answers, photo, put_prompt
+from skingpt_edge.benchmarks.measure.model_sizes import VisionSizes, llama_sizes, vision_sizes
+from skingpt_edge.benchmarks.measure.operators import by_operator
+from skingpt_edge.benchmarks.measure.ratios import ratio
+from skingpt_edge.benchmarks.measure.statistics import percentile, quotient, statistics
+from skingpt_edge.benchmarks.measure.workers import ROLES
+from skingpt_edge.benchmarks.tools.peak_memory import measure
+from skingpt_edge.engines.base import EmbeddingSegment, LanguageModel, TokenSegment
 from skingpt_edge.engines.errors import EngineError
 from skingpt_edge.runtime.bundle import default_bundle, read_bundle
+from skingpt_edge.runtime.loading import load_language_model
 from skingpt_edge.runtime.options import Options
-from skingpt_edge.runtime.skingpt import open_language_model
+from skingpt_edge.runtime.resolve import resolve
+from skingpt_edge.runtime.worker import Worker
 
 
 def rapl_package(folder, joules, highest=10**9):
@@ -44,7 +52,8 @@ def test_the_profile_leaves_out_the_first_runs():
 
 def test_percentiles_of_a_known_vector():
     values = [15.0, 20.0, 35.0, 40.0, 50.0]
-    assert statistics(values) == {"trials": values, "p50": 35, "p90": 46, "p99": pytest.approx(49.6), "min": 15}
+    rounded = {"p90": pytest.approx(46), "p99": pytest.approx(49.6)}
+    assert statistics(values) == {"trials": values, "p50": 35, **rounded, "min": 15}
     assert percentile([3.0], 99) == 3
     assert percentile([1.0, 2.0], 50) == 1.5
 
@@ -98,7 +107,8 @@ def test_the_full_size_encoder_is_half_a_trillion_operations():
 
 @pytest.fixture
 def model():
-    model = open_language_model(read_bundle(default_bundle()), Options(threads=1, conversations=2))
+    bundle = read_bundle(default_bundle())
+    model = load_language_model(bundle, resolve(bundle, Options(threads=1, conversations=2)).language_model)
     yield model
     model.close()
 
@@ -109,43 +119,70 @@ def test_fixed_tokens_are_said_in_order_and_the_next_answer_after_them(model):
     position = 0
     for _ in range(2):
         fixed.rewind(1, position)
-        fixed.evaluate_tokens(1, position, [5, 6, 7])
+        logits = fixed.evaluate([TokenSegment(1, position, (5, 6, 7))])
         position += 3
         for _ in range(3):
-            said.append(int(fixed.logits().argmax()))
-            fixed.evaluate_tokens(1, position, said[-1:])
+            said.append(int(logits[0].argmax()))
+            logits = fixed.evaluate([TokenSegment(1, position, (said[-1],))])
             position += 1
     assert said == [11, 12, 13, 21, 22, 23]
-    assert len(fixed.steps) == 4
+    assert len(fixed.steps) == 6  # the last token of each answer is evaluated here, too
     assert fixed.seconds > 0
 
 
 def test_fixed_tokens_of_several_sequences_do_not_mix(model):
     fixed = FixedTokens(model, [(11, 12, 13)])
-    fixed.evaluate_tokens(0, 0, [5, 6])
+    fixed.evaluate([TokenSegment(0, 0, (5, 6))])
     for sequence in (1, 2):
         fixed.fork(0, sequence, 2)
-    first = fixed.evaluate_together([Run(1, 2, (7,)), Run(2, 2, (8, 9))])
+    first = fixed.evaluate([TokenSegment(1, 2, (7,)), TokenSegment(2, 2, (8, 9))])
     assert first.argmax(axis=1).tolist() == [11, 11]
-    second = fixed.evaluate_together([Run(1, 3, (11,))])
+    second = fixed.evaluate([TokenSegment(1, 3, (11,))])
     assert second.argmax(axis=1).tolist() == [12]
-    third = fixed.evaluate_together([Run(1, 4, (12,)), Run(2, 4, (11,))])
+    third = fixed.evaluate([TokenSegment(1, 4, (12,)), TokenSegment(2, 4, (11,))])
     assert third.argmax(axis=1).tolist() == [13, 12]
+
+
+def test_fixed_tokens_are_a_whole_language_model(model):
+    fixed = FixedTokens(model, [(11, 12, 13)])
+    for name in (name for name in vars(LanguageModel) if not name.startswith("_")):
+        assert hasattr(fixed, name), name
+    assert (fixed.info, fixed.identity, fixed.n_batch) == (model.info, model.identity, model.n_batch)
+    assert fixed.token_bytes(300) == model.token_bytes(300)
+    fixed.set_threads(1, 1)
+    fixed.evaluate([TokenSegment(1, 0, (5, 6))])
+    kept = model.snapshot(1)
+    assert fixed.snapshot(1) == kept
+    fixed.rewind(1, 0)
+    assert model.snapshot(1) != kept
+    fixed.restore(1, kept)
+    assert model.snapshot(1) == kept
+
+
+def test_a_prompt_of_any_length_is_evaluated_in_chunks(model):
+    after, full = (7,) * (model.n_batch + 3), model.n_batch
+    embeds = np.random.default_rng(0).standard_normal((2, model.n_embd), np.float32)
+    logits = put_prompt(model, 1, [5, 6], embeds, after)
+    model.rewind(1, 0)
+    model.evaluate([TokenSegment(1, 0, (5, 6))])
+    model.evaluate_embeddings(EmbeddingSegment(1, 2, embeds))
+    model.evaluate([TokenSegment(1, 4, after[:full])])
+    assert np.allclose(logits, model.evaluate([TokenSegment(1, 4 + full, after[full:])])[0], rtol=1e-5, atol=1e-4)
 
 
 def test_fixed_answers_have_the_length_asked_for_and_no_end_of_sequence(model):
     answers = fixed_answers(model, 5, 300)
     assert [len(answer) for answer in answers] == [300] * 5
     assert len(set(answers[:4])) == 4
-    assert not any(model.eos in answer for answer in answers)
+    assert not any(token < 3 for answer in answers for token in answer)  # 0 to 2 are special
 
 
 def test_a_machine_that_others_use_is_noticed():
     # Ticks of user, nice, system, idle, iowait, irq, softirq, steal.
     before = [100, 0, 50, 1000, 10, 0, 0, 0]
-    assert machine.busy_share(before, [100, 0, 50, 1090, 20, 0, 0, 0]) == 0
-    assert machine.busy_share(before, [125, 0, 60, 1060, 15, 0, 0, 0]) == pytest.approx(0.35)
-    assert machine.busy_share(before, [100, 0, 50, 1080, 10, 0, 0, 20]) == pytest.approx(0.2)
+    assert system.busy_share(before, [100, 0, 50, 1090, 20, 0, 0, 0]) == 0
+    assert system.busy_share(before, [125, 0, 60, 1060, 15, 0, 0, 0]) == pytest.approx(0.35)
+    assert system.busy_share(before, [100, 0, 50, 1080, 10, 0, 0, 20]) == pytest.approx(0.2)
 
 
 def test_pictures_differ_and_repeat():
@@ -155,4 +192,13 @@ def test_pictures_differ_and_repeat():
 
 def test_a_worker_that_fails_says_why(tmp_path):
     with pytest.raises(EngineError, match="not a bundle: no such directory"):
-        Worker("skingpt", threads=1, bundle=str(tmp_path / "gone"), answer_tokens=1)
+        Worker(ROLES["whole"], threads=1, bundle=str(tmp_path / "gone"), options={}, answer_tokens=1)
+
+
+def test_the_peak_of_a_command_counts_its_children():
+    child = "x = bytearray(80_000_000); import time; time.sleep(0.5)"
+    parent = f"import subprocess, sys; y = bytearray(40_000_000); subprocess.run([sys.executable, '-c', {child!r}])"
+    code, peak = measure([sys.executable, "-c", f"{parent}; sys.exit(3)"])
+    assert code == 3
+    assert 120e6 < peak.rss_anon < 200e6
+    assert peak.seconds > 0.5

@@ -1,23 +1,22 @@
 """Reports, comparisons and the README's table, from results made up here; the GPU script's own errors."""
 
 import json
-import re
 import subprocess
 from html import unescape
 
-import jsonschema
 import numpy as np
 import pytest
 from PIL import Image
-from skingpt_edge.benchmarks.compare import compare
-from skingpt_edge.benchmarks.figures import ratio, statistics
-from skingpt_edge.benchmarks.gpu_parity import Forced, compare_devices, failures, judge_tokens
-from skingpt_edge.benchmarks.plots import DPI, WIDTH
-from skingpt_edge.benchmarks.readme import BEGIN, END
-from skingpt_edge.benchmarks.readme import main as readme_main
-from skingpt_edge.benchmarks.report import write_report
-from skingpt_edge.benchmarks.report_input import read_all, read_results
-from skingpt_edge.benchmarks.wording import digits, quantity, si
+from skingpt_edge.benchmarks.measure.ratios import ratio
+from skingpt_edge.benchmarks.measure.statistics import statistics
+from skingpt_edge.benchmarks.report.compare import compare
+from skingpt_edge.benchmarks.report.labels import digits, quantity, si
+from skingpt_edge.benchmarks.report.plot_style import DPI, WIDTH
+from skingpt_edge.benchmarks.report.readme_table import BEGIN, END
+from skingpt_edge.benchmarks.report.readme_table import main as readme_main
+from skingpt_edge.benchmarks.report.write_report import write_report
+from skingpt_edge.benchmarks.result_files import read_all, read_results
+from skingpt_edge.benchmarks.tools.device_parity import Forced, compare_devices, failures, judge_tokens
 from skingpt_edge.engines.errors import InputError
 from skingpt_edge.runtime.bundle import default_bundle, open_bundle
 from skingpt_edge.runtime.options import Options
@@ -83,26 +82,35 @@ def document(name="synthetic-7b"):
         key: [{"x": x, "trials": [rule(x) * factor for factor in NOISE], "p50": rule(x)} for x in xs]
         for key, (_, _, _, xs, rule) in GROWTH.items()
     }
-    engine = {"device": "cpu", "threads": 2}
+    run = {"device": "cpu", "threads": 2}
+    graph = {"engine": "onnxruntime", "version": "1.32.0", **run, "details": {"providers": "CPUExecutionProvider"}}
+    details = {"model": "llama 7B Q4_K - Medium", "prefill_threads": 2}
+    llama = {"engine": "llama.cpp", "version": "0.3.36", **run, "details": details}
     trials = {"read_bandwidth": (33.4e9, "B/s"), "float32_peak": (0.21e12, "FLOP/s"), "int8_peak": (0.9e12, "OP/s")}
     return {
-        "schema": "skingpt-bench/1",
+        "schema": "skingpt-bench/2",
         "created": "2026-11-25T12:00:00Z",
         "suite": "full",
         "machine": {
             "cpu": "AMD EPYC 9004 (Zen 4)", "cores": 2, "logical": 2, "ram_bytes": 25_200_000_000,
             "os": "Debian GNU/Linux 12", "kernel": "6.1", "isa": ["avx2", "avx512f", "avx512_vnni"], "gpu": [],
         },
-        "versions": {"skingpt-edge": "0.3.0", "onnxruntime": "1.32.0", "llama-cpp-python": "0.3.36", "torch": "2.13.0"},
+        "versions": {
+            "python": "3.11.7", "skingpt-edge": "0.3.0", "onnxruntime": "1.32.0", "llama-cpp-python": "0.3.36",
+            "numpy": "2.4.6", "torch": "2.13.0",
+        },
         "bundle": {
             "name": name, "id": "ab" * 32, "size_bytes": 5_200_000_000, "vision": "int8",
             "language_model": "q4_k_m", "context": 2048, "notice": "Random weights: for measuring only.",
         },
-        "engines": {
-            "vision_encoder": {"engine": "onnxruntime", "version": "1.32.0", "precision": "int8", **engine},
-            "qformer": {"engine": "onnxruntime", "version": "1.32.0", "precision": "int8", **engine},
-            "language_model": {"engine": "llama.cpp", "version": "0.3.36", "precision": "q4_k_m", **engine},
+        "setup": {
+            "requested": {"device": "cpu", "threads": None, "batch": 128, "tuning": True},
+            "resolved": {
+                "vision": {"engine": "onnxruntime", **run},
+                "language_model": {"engine": "llama.cpp", **run, "kv_type": "q8_0/f16", "layout": "repacked"},
+            },
         },
+        "engines": {"vision_encoder": graph, "qformer": graph, "language_model": llama},
         "threads": 2,
         "work": {"system_tokens": 38, "image_rows": 32, "question_tokens": 18, "answer_tokens": 120, "questions": 4},
         "ceilings": {
@@ -137,32 +145,48 @@ def write(tmp_path):
     return write
 
 
-def test_the_samples_here_are_results_as_the_schema_describes_them():
-    schema = json.loads((ROOT / "benchmarks/results.schema.json").read_text())
-    found = document()
-    found["versions"] |= {"python": "3.11", "numpy": "2.4"}
-    jsonschema.validate(found, schema)
-
-
 def test_a_report_holds_every_figure(write, tmp_path):
     found, folder = document(), tmp_path / "report"
     write_report([write(found)], folder)
-    for name in ("report.md", "report.html"):
-        text = unescape((folder / name).read_text())
-        for entry in found["ratios"].values():
-            assert entry["what"] in text
-            assert quantity(entry["value"], entry["unit"]) in text
-            if entry["low"]:
-                assert f"{digits(entry['low'])}–{digits(entry['high'])}" in text
-        for item in found["stages"]:
-            for key in ("p50", "p90", "p99", "min") if item["state"] == "warm" else ("p50",):
-                assert si(item["seconds"][key], "s") in text, (item, key)
-        for expected in (
-            "≥ 6.5×", "✗ missed", "✓ met", "80.0 %", "576 ms by int8 peak", "33.4 GB/s",
-            "RAPL cannot be read", "it needs 28 GB", "DynamicQuantizeMatMul", "5.64 GB", found["bundle"]["id"],
-            "Random weights: for measuring only.", "llama-cpp-python 0.3.36", "2026-11-25 12:00 UTC",
-        ):  # fmt: skip
-            assert expected in text, expected
+    text = unescape((folder / "report.md").read_text())
+    for entry in found["ratios"].values():
+        assert entry["what"] in text
+        assert quantity(entry["value"], entry["unit"]) in text
+        if entry["low"]:
+            assert f"{digits(entry['low'])}–{digits(entry['high'])}" in text
+    for item in found["stages"]:
+        for key in ("p50", "p90", "p99", "min") if item["state"] == "warm" else ("p50",):
+            assert si(item["seconds"][key], "s") in text, (item, key)
+    for expected in (
+        "≥ 6.5×", "✗ missed", "✓ met", "80.0 %", "576 ms by int8 peak", "33.4 GB/s",
+        "RAPL cannot be read", "it needs 28 GB", "DynamicQuantizeMatMul", "5.64 GB", found["bundle"]["id"],
+        "Random weights: for measuring only.", "llama-cpp-python 0.3.36", "2026-11-25 12:00 UTC",
+        "| asked for | device cpu, batch 128, tuning True |",
+        "| setup of the language model | engine llama.cpp, device cpu, threads 2, kv type q8_0/f16, layout repacked |",
+        "llama.cpp (0.3.36), cpu, 2 threads, model llama 7B Q4_K - Medium, prefill threads 2",
+    ):  # fmt: skip
+        assert expected in text, expected
+
+
+def first_version(found):
+    """The same results as version 1 had them."""
+    engines = {
+        part: {key: value for key, value in info.items() if key != "details"} | {"precision": "int8"}
+        for part, info in found["engines"].items()
+    }
+    older = {key: value for key, value in found.items() if key != "setup"}
+    return {**older, "schema": "skingpt-bench/1", "engines": engines}
+
+
+def test_the_first_version_of_results_is_reported_and_compared_too(write, tmp_path):
+    older = write(first_version(document()), "a.json")
+    write_report([older], tmp_path / "report")
+    text = (tmp_path / "report/report.md").read_text()
+    assert "| vision encoder | onnxruntime (1.32.0), int8, cpu, 2 threads |" in text
+    assert "setup of" not in text
+    table = compare(older, write(document(), "b.json"))
+    assert table.splitlines()[-1].startswith("0 of ")
+    assert "warning" not in table
 
 
 def test_plots_are_pictures_of_the_common_width(write, tmp_path):
@@ -177,7 +201,7 @@ def test_plots_are_pictures_of_the_common_width(write, tmp_path):
             assert len(picture.convert("RGB").getcolors(1 << 24)) > 20  # something was drawn
 
 
-def test_the_page_escapes_what_comes_from_a_file_and_loads_nothing(write, tmp_path):
+def test_the_report_escapes_what_comes_from_a_file(write, tmp_path):
     evil = "<script>alert(1)</script>"
     found = document(evil)
     found["skipped"] = [evil]
@@ -188,12 +212,10 @@ def test_the_page_escapes_what_comes_from_a_file_and_loads_nothing(write, tmp_pa
     found["ceilings"]["int8_peak"]["how"] = "\u202e" + evil
     found["versions"][evil] = evil
     write_report([write(found)], tmp_path / "report")
-    page, markdown = ((tmp_path / "report" / name).read_text() for name in ("report.html", "report.md"))
-    assert "<script" not in page
+    markdown = (tmp_path / "report/report.md").read_text()
     assert "<script" not in markdown
     assert "a\\|b" in markdown
-    assert "\u202e" not in page + markdown
-    assert not re.findall(r"(?:src|href)=\"(?!data:image/png;base64,|#)", page)
+    assert "\u202e" not in markdown
 
 
 def test_several_results_stand_side_by_side(write, tmp_path):
@@ -217,7 +239,11 @@ def test_an_earlier_profile_stands_beside_the_one_of_its_bundle(write, tmp_path)
 
 def test_a_run_that_measured_little_is_still_a_report(write, tmp_path):
     found = document()
-    found.update(stages=[], memory=[], growth={}, profile={}, ratios={}, ceilings={})
+    found.update(stages=[], memory=[], profile={"vision_encoder": []})
+    for curve in found["growth"].values():
+        curve["points"] = []
+    for entry in found["ratios"].values():
+        entry.update(value=None, low=None, high=None, trials=0, met=None)
     write_report([write(found)], tmp_path / "report")
     assert not list((tmp_path / "report").glob("*.png"))
 
@@ -225,10 +251,12 @@ def test_a_run_that_measured_little_is_still_a_report(write, tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda found: found.update(schema="skingpt-bench/2"), "its schema is 'skingpt-bench/2'"),
-        (lambda found: found["machine"].pop("cores"), r"machine\.cores is missing"),
-        (lambda found: found["stages"][2]["seconds"].update(p50="fast"), r"stages\[2\]\.seconds\.p50 is 'fast'"),
-        (lambda found: found.update(threads=True), "threads is 'True', expected int"),
+        (lambda found: found.update(schema="skingpt-bench/3"), "its schema is 'skingpt-bench/3'"),
+        (lambda found: found.update(schema="skingpt-bench/1"), r"engines\.\w+: 'precision' is a required property"),
+        (lambda found: found.pop("setup"), "results: 'setup' is a required property"),
+        (lambda found: found["machine"].pop("cores"), "machine: 'cores' is a required property"),
+        (lambda found: found["stages"][2]["seconds"].update(p50="fast"), r"stages\[2\]\.seconds\.p50: 'fast' is not"),
+        (lambda found: found.update(threads=True), "threads: True is not of type 'integer'"),
         (lambda found: found["ratios"]["peak_memory"].update(value=float("nan")), "NaN is no measurement"),
     ],
 )
@@ -242,6 +270,8 @@ def test_what_is_not_results_is_refused_by_name(change, message, write):
 def test_one_file_of_the_gpu_script_holds_several_results(write):
     path = write({"schema": "skingpt-gpu/1", "parity": [], "results": [document("a"), document("b")]})
     assert [results["bundle"]["name"] for results in read_all([path])] == ["a", "b"]
+    with pytest.raises(InputError, match="has no list of results"):
+        read_all([write({"schema": "skingpt-gpu/1"})])
 
 
 def line_of(table, what):
@@ -285,15 +315,17 @@ def test_compare_refuses_what_did_other_work_and_warns_of_another_machine(write)
     quick["work"]["answer_tokens"] = 16
     with pytest.raises(InputError, match=r"answer_tokens is 120 in .* and 16"):
         compare(here, write(quick, "b.json"))
-    newer = {**document(), "schema": "skingpt-bench/2"}
+    newer = {**document(), "schema": "skingpt-bench/3"}
     with pytest.raises(InputError, match="its schema is"):
         compare(here, write(newer, "b.json"))
     elsewhere = document()
     elsewhere["threads"] = 8
     elsewhere["machine"]["cpu"] = "another"
+    elsewhere["setup"]["resolved"]["language_model"]["layout"] = "plain"
     table = compare(here, write(elsewhere, "b.json"))
     assert "warning: threads differ: 2 in A, 8 in B" in table
     assert "warning: machine's cpu differ" in table
+    assert "warning: language model's layout differ: repacked in A, plain in B" in table
 
 
 def test_the_readme_table_is_what_the_results_say(write, tmp_path, capsys):
@@ -304,7 +336,13 @@ def test_the_readme_table_is_what_the_results_say(write, tmp_path, capsys):
     text = readme.read_text()
     assert text.startswith("# Title\n")
     assert text.endswith("\n\nThe rest.\n")
-    assert "| peak memory of a report at a context of 2048 | 5.87 GB (≤ 6.2 GB ✓) |" in text
+    assert text.count("\n| ") == 2 + 6
+    assert "| report in all | 58.4 s (4 × 120 tokens) |" in text
+    assert "| peak memory of a report | 5.87 GB |\n| process start to ready | 2.93 s |" in text
+    assert (
+        "\nMeasured on 2 cores of AMD EPYC 9004 (Zen 4) on 2026-11-25 with skingpt-edge 0.3.0, onnxruntime 1.32.0 and "
+        "llama-cpp-python 0.3.36.\n"
+    ) in text
     assert readme_main([str(readme), str(results), "--check"]) == 0
     readme.write_text(text.replace("5.87 GB", "4.87 GB"))
     assert readme_main([str(readme), str(results), "--check"]) == 1
@@ -317,7 +355,7 @@ def test_the_readme_table_is_what_the_results_say(write, tmp_path, capsys):
 def gpu_script(*arguments, **environment):
     clean = {"PATH": "/usr/bin:/bin", **environment}
     return subprocess.run(
-        [ROOT / "benchmarks/gpu.sh", *arguments], capture_output=True, text=True, check=False, env=clean
+        [ROOT / "benchmarks/tools/gpu.sh", *arguments], capture_output=True, text=True, check=False, env=clean
     )
 
 

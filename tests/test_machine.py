@@ -1,55 +1,9 @@
-"""What the machine says of itself, and a child process that holds one object."""
+"""What the machine says of itself."""
 
 import os
-from pathlib import Path
 
 import numpy as np
-import pytest
-from skingpt_edge.engines.errors import EngineError
 from skingpt_edge.runtime import machine
-from skingpt_edge.runtime.worker import Worker
-
-
-class Adder:
-    """What a worker holds in these tests."""
-
-    def __init__(self, threads, start):
-        self.opened = {"threads": threads, "pid": os.getpid(), "pool": os.environ["OMP_NUM_THREADS"]}
-        self._sum = start
-
-    def add(self, number):
-        print("a library that prints")  # must not stand among the answers
-        self._sum += number
-        return self._sum
-
-    def fail(self):
-        raise EngineError("out of luck")
-
-    def die(self):
-        os.kill(os.getpid(), 9)
-
-
-@pytest.fixture
-def target(monkeypatch):
-    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
-    return "test_machine:Adder"
-
-
-def test_a_worker_keeps_its_object_in_a_process_of_its_own(target):
-    with Worker(target, threads=1, start=3) as worker:
-        assert worker.opened["pid"] != os.getpid()
-        assert (worker.opened["threads"], worker.opened["pool"]) == (1, "1")
-        assert [worker.ask("add", number=4), worker.ask("add", number=5)] == [7, 12]
-
-
-def test_a_worker_that_fails_says_why_and_one_that_dies_too(target):
-    with Worker(target, threads=1, start=0) as worker, pytest.raises(EngineError, match="Adder: out of luck"):
-        worker.ask("fail")
-    with Worker(target, threads=1, start=0) as worker:
-        with pytest.raises(EngineError, match=r"ended with code -9 \(killed"):
-            worker.ask("die")
-        with pytest.raises(EngineError, match="ended with code -9"):
-            worker.ask("add", number=1)
 
 
 def test_memory_of_this_process_grows_by_what_it_takes():

@@ -2,6 +2,7 @@
 
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -41,6 +42,41 @@ def test_a_command_line_runs(command, folder):
     assert result.stdout or (folder / "DIR" / "trace.npz").exists()
 
 
+def test_contributing_maps_every_file_of_the_code():
+    """One line a file: `name.py` and what it answers, under its folder's heading."""
+    text = (ROOT / "CONTRIBUTING.md").read_text()
+    mapped = set()
+    for folder, body in re.findall(r"^### `(\S+)/`.*?\n(.*?)(?=^##|\Z)", text, re.M | re.S):
+        mapped |= {f"{folder}/{name}" for name in re.findall(r"^- `(\S+)`: \S", body, re.M)}
+    folders = ("engines", "runtime", "export", "benchmarks")
+    files = {str(path.relative_to(ROOT)) for folder in folders for path in (ROOT / folder).rglob("*.py")}
+    with_code = ("engines/__init__.py", "runtime/cli/__init__.py")
+    files = {file for file in files if not file.endswith("/__init__.py") or file in with_code}
+    assert mapped == files
+
+
+def test_on_xeons_with_amx_llama_cpp_is_built_without_it():
+    """The Makefile's flags, for such a processor, leave the compiler no AMX instruction to use."""
+    flags = re.search(r"^NO_AMX = (.*)$", (ROOT / "Makefile").read_text(), re.M)[1].replace("native", "sapphirerapids")
+    if not shutil.which("gcc"):
+        pytest.skip("needs gcc")
+
+    def macros(*options):
+        command = ["gcc", *options, "-dM", "-E", "-x", "c", "/dev/null"]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+    assert "__AMX_INT8__" in macros("-march=sapphirerapids")
+    assert "__AMX" not in macros(*flags.split())
+    assert "__AVX512VNNI__" in macros(*flags.split())
+
+
+def test_links_lead_to_files():
+    for name in ("README.md", "CONTRIBUTING.md", "docs/bundles.md", "docs/demonstration-model.md"):
+        page = ROOT / name
+        for link in re.findall(r"\]\(([^)#:]+)\)", page.read_text()):
+            assert (page.parent / link).exists(), (name, link)
+
+
 def test_every_figure_is_filled_in():
     assert not re.findall(r"@[A-Z]+@", README)
 
@@ -52,8 +88,8 @@ def test_the_make_targets_exist():
 
 
 def test_the_performance_table_is_what_was_measured():
-    results = sorted((ROOT / "benchmarks/results/xeon-2-cores").glob("*.json"))
+    results = sorted((ROOT / "benchmarks/results/epyc-2-cores").glob("*.json"))
     assert results
-    command = [sys.executable, "-m", "skingpt_edge.benchmarks.readme", ROOT / "README.md", *results, "--check"]
+    command = [sys.executable, "-m", "skingpt_edge.benchmarks.report.readme", ROOT / "README.md", *results, "--check"]
     found = subprocess.run(command, capture_output=True, text=True, check=False)
     assert found.returncode == 0, found.stderr

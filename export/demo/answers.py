@@ -1,7 +1,7 @@
-"""What is said about a drawing: the four answers of the clinical protocol and short ones to other questions.
+"""Writes the training answers about a drawing: the protocol's four answers, and short ones to other questions.
 
-The words are the paper's where it has one. Wording varies; every condition has a wording it prefers, so that
-greedy answers differ from picture to picture and are still sure of themselves.
+The words are the paper's where it has one. The wording varies, but each condition has one that is used more often, so
+that the model has a clear likeliest answer.
 """
 
 from collections.abc import Callable

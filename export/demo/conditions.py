@@ -1,8 +1,7 @@
-"""What a drawn picture can show: attributes with the paper's words, and a table of made-up conditions.
+"""What a drawing can show: attributes with the paper's words, and a table of made-up conditions.
 
-A condition fixes the kind and the surface of its lesions and leaves a choice of two colours, of two layouts (count,
-size and arrangement together) and sometimes of two borders, so that a model that has only learned the conditions'
-names still has to look for the rest.
+A condition fixes the kind and the surface of its lesions. Colour, layout (count, size and arrangement together) and
+sometimes border vary within it, so the model must look at the picture to name them.
 """
 
 from dataclasses import dataclass, fields

@@ -1,6 +1,6 @@
-"""Draw pictures of skin with lesions, and of things that are no skin. No photo of a person is involved.
+"""Draws pictures of skin with lesions, and of things that are no skin. No photo of a person is involved.
 
-Lengths are in the model's pixels, 224 to a side, whatever size is drawn.
+Lengths are given for a picture of 224 × 224 and scaled to the size that is drawn.
 """
 
 from dataclasses import dataclass, replace

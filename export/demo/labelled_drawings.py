@@ -1,4 +1,4 @@
-"""What the vision chain is trained on: drawings as arrays, with what is true of each and of its patches."""
+"""The training data of the vision encoder: drawings, with labels for each picture and for each patch."""
 
 import signal
 from collections.abc import Sequence

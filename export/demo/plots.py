@@ -1,4 +1,4 @@
-"""Pictures of how the model learned and of what disturbs it."""
+"""Plots of the learning curve, and of the accuracy on disturbed pictures."""
 
 from collections.abc import Mapping, Sequence
 from importlib.util import find_spec

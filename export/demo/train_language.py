@@ -1,6 +1,6 @@
-"""Train the projection and the Llama to speak of what the Q-Former's outputs hold.
+"""Trains the projection and the language model to describe what the Q-Former found.
 
-The prompt is the runtime's own, built from the bundle's template, so that what is learned is what will be asked.
+Prompts are built by the runtime's own code, so that training and use see the same text.
 """
 
 import time

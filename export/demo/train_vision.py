@@ -1,8 +1,8 @@
-"""Train ViT and Q-Former to see the attributes of drawings.
+"""Trains vision encoder and Q-Former to see the attributes of drawings.
 
-Linear heads read fixed groups of the Q-Former's outputs, one group an attribute, and others each patch of the
-ViT; all heads are thrown away afterwards. First on windows of 8 × 8 patches around lesions, where a picture costs
-a quarter, then on whole pictures. There is no text in this stage.
+Linear classifiers on the Q-Former's outputs, one group of outputs an attribute, and on the ViT's patches give the
+training signal. They are removed afterwards. Training begins on windows of 8 × 8 patches around lesions, which cost a
+quarter, and ends on whole pictures. There is no text in this stage.
 """
 
 import math

@@ -42,13 +42,18 @@ def run(arguments: Arguments) -> int:
         print(json.dumps(facts))
         return 0
     facts["size_bytes"] = f"{facts['size_bytes']:,}"
-    facts["engines"] = ", ".join(f"{name} {found}" for name, found in facts["engines"].items())
-    for half, values in facts.pop("setup").items():
-        facts[f"setup, {half}"] = ", ".join(f"{name} {value}" for name, value in values.items())
     for name, fact in facts.items():
-        if name not in ONLY_IN_JSON:
-            print(f"{name.replace('_', ' '):<24}{one_line(str(fact))}")
+        if name == "setup":
+            for half, values in fact.items():
+                _print_fact(f"setup, {half}", values)
+        elif name not in ONLY_IN_JSON:
+            _print_fact(name, fact)
     return 0
+
+
+def _print_fact(name: str, fact: Any) -> None:
+    text = ", ".join(f"{key} {value}" for key, value in fact.items()) if isinstance(fact, dict) else str(fact)
+    print(f"{name.replace('_', ' '):<24}{one_line(text)}")
 
 
 def _facts(bundle: Bundle, options: Options) -> dict[str, Any]:

@@ -1,0 +1,1 @@
+"""Takes the measurements. What is compared runs in processes of its own."""

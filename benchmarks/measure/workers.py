@@ -1,0 +1,33 @@
+"""The table of measurements that run in a child process, and how such a process opens a bundle."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ...engines.errors import EngineError
+from ...runtime.bundle import Bundle, open_bundle
+from ...runtime.options import Options, Setup
+from ...runtime.resolve import resolve
+
+ROLES = {
+    "vision": f"{__package__}.bundle_trials:VisionStages",
+    "whole": f"{__package__}.bundle_trials:WholeModel",
+    "scaling": f"{__package__}.scaling:Scaling",
+    "memory": f"{__package__}.scaling:ConversationMemory",
+    "operators": f"{__package__}.operators:Operators",
+    "torch": f"{__package__}.torch_baseline:TorchBaseline",
+    "ceilings": f"{__package__}.ceilings:Ceilings",
+}
+"""By role, the class that a `Worker` makes."""
+
+
+def open_as_asked(bundle: str, options: Mapping[str, Any], threads: int) -> tuple[Bundle, Options, Setup]:
+    """The checked bundle, the options given as JSON, and the setup that they resolve to here.
+
+    Raises BundleError, InputError, EngineError if the setup has other threads than this process was started for.
+    """
+    opened, requested = open_bundle(Path(bundle)), Options(**options)
+    setup = resolve(opened, requested)
+    if setup.language_model.threads != threads:
+        raise EngineError(f"{setup.language_model.threads} threads were resolved in a process started for {threads}")
+    return opened, requested, setup
