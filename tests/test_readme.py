@@ -47,7 +47,7 @@ def test_contributing_maps_every_file_of_the_code():
     text = (ROOT / "CONTRIBUTING.md").read_text()
     mapped = set()
     for folder, body in re.findall(r"^### `(\S+)/`.*?\n(.*?)(?=^##|\Z)", text, re.M | re.S):
-        mapped |= {f"{folder}/{name}" for name in re.findall(r"^- `(\S+)`: \S", body, re.M)}
+        mapped |= {f"{folder}/{name}" for name in re.findall(r"^- `(\S+\.py)`: \S", body, re.M)}
     folders = ("engines", "runtime", "export", "benchmarks")
     files = {str(path.relative_to(ROOT)) for folder in folders for path in (ROOT / folder).rglob("*.py")}
     with_code = ("engines/__init__.py", "runtime/cli/__init__.py")
@@ -90,6 +90,13 @@ def test_the_make_targets_exist():
 def test_the_performance_table_is_what_was_measured():
     results = sorted((ROOT / "benchmarks/results/epyc-2-cores").glob("*.json"))
     assert results
-    command = [sys.executable, "-m", "skingpt_edge.benchmarks.report.readme", ROOT / "README.md", *results, "--check"]
+    command = [
+        sys.executable,
+        "-m",
+        "skingpt_edge.benchmarks.report.readme_table",
+        ROOT / "README.md",
+        *results,
+        "--check",
+    ]
     found = subprocess.run(command, capture_output=True, text=True, check=False)
     assert found.returncode == 0, found.stderr
