@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ..engines.errors import InputError, SkinGPTError
-from ..engines.registry import GRAPH_ENGINES, LANGUAGE_MODELS, devices
+from ..runtime.cli.arguments import add_setup, name_flag, parse_setup
 from ..runtime.options import Options
 from .measure.run_suite import run_suite
 from .measure.suites import SUITES
@@ -50,11 +50,7 @@ def make_parser() -> argparse.ArgumentParser:
     run.add_argument("bundle", type=Path, metavar="BUNDLE")
     run.add_argument("--suite", choices=SUITES, default="full", help="how much is measured (%(default)s)")
     run.add_argument("--baseline", choices=["torch"], help="measure the same model in plain PyTorch, too")
-    run.add_argument("--threads", type=int, metavar="N", help="(what `skingpt tune` found best, or the physical cores)")
-    run.add_argument("--device", choices=devices(), default="cpu", help="of the whole model (%(default)s)")
-    run.add_argument("--vision-device", choices=devices(), help="of vision alone, if another")
-    run.add_argument("--vision-engine", choices=GRAPH_ENGINES, help="(the first that has the device)")
-    run.add_argument("--language-engine", choices=LANGUAGE_MODELS, help="(the first that has the device)")
+    add_setup(run)
     run.add_argument("--no-tuning", action="store_true", help="ignore what `skingpt tune` measured")
     run.add_argument("--before", type=Path, metavar="ONNX", help="vision encoder of an earlier export, profiled, too")
     run.add_argument("-o", dest="output", type=Path, default=Path("results.json"), metavar="FILE", help="(%(default)s)")
@@ -84,20 +80,13 @@ def _problem(given: argparse.Namespace) -> str | None:
     try:
         _options(given)
     except InputError as error:
-        return str(error)
+        return name_flag(str(error))
     return None
 
 
 def _options(given: argparse.Namespace) -> Options:
-    """Raises InputError for a value out of range."""
-    return Options(
-        given.device,
-        given.vision_device,
-        vision_engine=given.vision_engine,
-        language_engine=given.language_engine,
-        threads=given.threads,
-        tuning=not given.no_tuning,
-    )
+    """As `skingpt` opens a bundle, huge pages included. Raises InputError for a value out of range."""
+    return parse_setup(given, tuning=not given.no_tuning, huge_pages=True)
 
 
 def _run(given: argparse.Namespace) -> None:

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from itertools import count
 
 import numpy as np
 
@@ -28,6 +29,8 @@ class FakeLanguageModel:
         self.info = EngineInfo("fake", "1", "cpu", 1)
         self.identity = f"fake of width {n_embd}"
         self.cells: dict[int, list[object]] = {}
+        self._numbers: dict[int, list[int]] = {}  # by sequence, the number of each cell; a fork has the same ones
+        self._next = count()
         self.evaluated = 0
         """Tokens and embeddings computed so far."""
         self.calls: list[tuple[int, ...]] = []
@@ -68,9 +71,9 @@ class FakeLanguageModel:
         self._put(segment.sequence, segment.position, [row.tobytes() for row in segment.embeddings])
         return self._logits(segment.sequence)
 
-    def _check_room(self, count: int) -> None:
-        if not 1 <= count <= self.n_batch:
-            raise EngineError(f"{count} tokens or embeddings in one call, expected 1 to {self.n_batch}")
+    def _check_room(self, items: int) -> None:
+        if not 1 <= items <= self.n_batch:
+            raise EngineError(f"{items} tokens or embeddings in one call, expected 1 to {self.n_batch}")
 
     def _hear(self, sequence: int, tokens: Sequence[int]) -> None:
         if len(tokens) == 1 and tokens[0] >= FIRST_SCRIPTED:
@@ -82,9 +85,11 @@ class FakeLanguageModel:
         cells = self.cells.setdefault(sequence, [])
         if position != len(cells):
             raise EngineError(f"sequence {sequence} holds {len(cells)} cells, cannot go on at {position}")
-        if position + len(items) > self.n_ctx:
+        taken = {number for numbers in self._numbers.values() for number in numbers}
+        if len(taken) + len(items) > self.n_ctx:
             raise EngineError("the KV cache is full")
         cells.extend(items)
+        self._numbers.setdefault(sequence, []).extend(next(self._next) for _ in items)
         self.evaluated += len(items)
 
     def _logits(self, sequence: int) -> Floats:
@@ -102,9 +107,11 @@ class FakeLanguageModel:
 
     def fork(self, source: int, target: int, length: int) -> None:
         self.cells[target] = self.cells.get(source, [])[:length]
+        self._numbers[target] = self._numbers.get(source, [])[:length]
 
     def rewind(self, sequence: int, length: int) -> None:
         del self.cells.setdefault(sequence, [])[length:]
+        del self._numbers.setdefault(sequence, [])[length:]
 
     def snapshot(self, sequence: int) -> bytes:
         cells = self.cells.get(sequence, [])
@@ -115,12 +122,13 @@ class FakeLanguageModel:
             raise EngineError(f"sequence {sequence} is not empty")
         try:
             cells = json.loads(data)
-            self.cells[sequence] = [bytes.fromhex(cell) if isinstance(cell, str) else cell for cell in cells]
         except ValueError:
             raise EngineError("not a snapshot of this model") from None
+        self._put(sequence, 0, [bytes.fromhex(cell) if isinstance(cell, str) else cell for cell in cells])
 
     def set_threads(self, threads: int, prefill_threads: int) -> None:
         self.threads = (threads, prefill_threads)
 
     def close(self) -> None:
         self.cells.clear()
+        self._numbers.clear()

@@ -29,7 +29,7 @@ class LlamaCppModel:
         self._lib = lib = import_llama_cpp()
         if setup.device != "cpu" and not lib.llama_supports_gpu_offload():
             raise EngineUnavailable(f"device {setup.device!r} was asked for, but this llama.cpp runs on the CPU only")
-        if setup.layout == "repacked" and "AMX_INT8 = 1" in cpu_features():
+        if setup.device == "cpu" and setup.layout == "repacked" and "AMX_INT8 = 1" in cpu_features():
             # It would repack for AMX, whose results are wrong where ONNX Runtime runs in the same thread.
             raise EngineUnavailable(
                 "this llama.cpp was built with AMX, which gives wrong results here: build it as CONTRIBUTING.md says, "
@@ -60,7 +60,7 @@ class LlamaCppModel:
 
     @property
     def info(self) -> EngineInfo:
-        """Read from llama.cpp itself, not from what it was asked."""
+        """All but the device is read from llama.cpp itself, not from what it was asked."""
         self._check_open()
         lib, buffer = self._lib, ctypes.create_string_buffer(128)
         lib.llama_model_desc(self._model, buffer, len(buffer))

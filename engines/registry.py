@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from .base import GraphEngine, GraphSetup, LanguageModel, LanguageModelSetup
-from .errors import InputError
+from .errors import EngineUnavailable, InputError
 
 
 @dataclass(frozen=True)
@@ -24,12 +24,18 @@ class Engine:
     devices: tuple[str, ...]
 
     def load(self) -> Any:
-        """The engine's class. Raises ImportError if its file cannot be imported."""
-        return getattr(import_module(self.module), self.class_name)
+        """The engine's class. Raises EngineUnavailable if its library is not installed."""
+        return getattr(self._import(), self.class_name)
 
     def build(self) -> str:
         """The library's version and build. Raises EngineUnavailable if it is not installed."""
-        return str(import_module(self.module).build())
+        return str(self._import().build())
+
+    def _import(self) -> Any:
+        try:
+            return import_module(self.module)
+        except ImportError as error:
+            raise EngineUnavailable(f"the engine of {self.module} cannot be imported: {error}") from None
 
 
 GRAPH_ENGINES = {

@@ -110,14 +110,18 @@ class Conversation:
         pieces: list[str] = []
         scheduler = Scheduler(self._model)
         ticket = scheduler.add(self.job(question, config, on_text=pieces.append))
+        delivered = False
         try:
             while scheduler.step():
                 yield from pieces
                 pieces.clear()
-                if cancel and cancel.is_set():
+                if cancel and cancel.is_set() and not ticket.finished:
                     raise Cancelled("the answer was cancelled")
+            delivered = True
         finally:
             scheduler.cancel(ticket)
+            if ticket.result and not delivered:
+                self.answers.remove(ticket.result)
         if ticket.error:
             raise ticket.error
 
@@ -150,9 +154,8 @@ class Conversation:
                     on_text(text)
                 if detokenizer.finish_reason:
                     break
-                step = time.perf_counter()
-                logits = yield from lease.append(token)
-                decode_seconds += time.perf_counter() - step
+                logits, seconds = yield from lease.append(token)
+                decode_seconds += seconds
             if text := detokenizer.finish():
                 on_text(text)
         finally:

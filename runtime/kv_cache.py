@@ -9,6 +9,7 @@ What must be computed is yielded to a `Scheduler`, so that one answer can be gen
 
 import time
 from collections.abc import Generator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 from ..engines.base import EmbeddingSegment, Floats, LanguageModel, Segment, TokenSegment
@@ -52,6 +53,7 @@ class KvCache:
         self._snapshot = snapshot
         self._held: dict[int, list[Item]] = {sequence: [] for sequence in range(conversations + 1)}
         self._owners: dict[int, Lease] = {}  # by sequence, the answers in the making, the oldest first
+        self._from_system = dict.fromkeys(self._held, 0)  # by sequence, the leading cells it shares with SYSTEM
         self._extends_system: Lease | None = None
 
     def lease(self) -> "Lease":
@@ -84,12 +86,19 @@ class KvCache:
     def owns(self, lease: "Lease", sequence: int) -> bool:
         return self._owners.get(sequence) is lease
 
-    def release(self, lease: "Lease", sequence: int) -> None:
-        """What the sequence holds stays, for a prompt that begins alike."""
-        if self.owns(lease, sequence):
-            del self._owners[sequence]
+    def release(self, lease: "Lease", sequence: int, *, cut_off: bool) -> None:
+        """What the sequence holds stays, for a prompt that begins alike; chunks of an evaluation cut off do not."""
+        taken = []
         if self._extends_system is lease:
             self._extends_system = None
+            taken.append(SYSTEM)
+        if self.owns(lease, sequence):
+            del self._owners[sequence]
+            taken.append(sequence)
+        if cut_off:
+            with suppress(EngineError):  # the model may be closed already
+                for one in taken:
+                    self.rewind(one, len(self._held[one]))
 
     def reuse(self, sequence: int, items: Sequence[Item]) -> int:
         """Let a sequence hold the longest beginning of the items that any sequence holds; its length.
@@ -104,6 +113,8 @@ class KvCache:
             self._held[sequence] = []
             self._model.fork(best, sequence, shared[best])
             self._held[sequence] = list(items[: shared[best]])
+            same = shared[best] if best == SYSTEM else self._from_system[best]
+            self._from_system[sequence] = min(shared[best], same)
         return shared[best]
 
     def length(self, sequence: int) -> int:
@@ -121,9 +132,9 @@ class KvCache:
         held = self._held[SYSTEM]
         if held == list(tokens) or self._extends_system:
             return False
-        # This also drops what an evaluation that was cut off may have left in the model.
-        self.rewind(SYSTEM, _common_prefix(held, tokens))
-        if not held and self._snapshot and self._snapshot.restore(SYSTEM, tokens):
+        # All of it again: this also drops what an evaluation that was cut off may have left in the model.
+        self.rewind(SYSTEM, 0)
+        if self._snapshot and self._snapshot.restore(SYSTEM, tokens):
             held.extend(tokens)
             return False
         self._extends_system = lease
@@ -138,12 +149,16 @@ class KvCache:
         # Also when nothing here is beyond `length`: an evaluation that failed may have left cells in the model.
         del self._held[sequence][length:]
         self._model.rewind(sequence, length)
+        if sequence == SYSTEM:  # what others took of it stays theirs, and is shared with nothing new
+            self._from_system = dict.fromkeys(self._held, 0)
+        else:
+            self._from_system[sequence] = min(self._from_system[sequence], length)
 
     def _make_room(self, own: int, items: int) -> None:
         """Drop finished conversations if the cells might not last for one more of this many items."""
         system = self._held[SYSTEM]
         others = {sequence: held for sequence, held in self._held.items() if sequence not in (own, SYSTEM)}
-        taken = sum(len(held) - _common_prefix(held, system) for held in others.values())
+        taken = sum(len(held) - self._from_system[sequence] for sequence, held in others.items())
         if taken + max(items, len(system)) > self._model.n_ctx:
             for sequence in others.keys() - self._owners.keys():
                 self.rewind(sequence, 0)
@@ -155,8 +170,17 @@ class Lease:
     def __init__(self, cache: KvCache) -> None:
         self._cache = cache
         self._sequence = -1
+        self._evaluating = False
+        self._called = 0.0
         self._evaluated = 0
         self._seconds = {"system": 0.0, "image": 0.0, "text": 0.0}
+
+    def hold_system(self, tokens: Sequence[int]) -> Generator[Segment, Floats, bool]:
+        """Evaluate the text before the image, unless the cache holds it; whether anything was computed."""
+        begun = self._cache.begin_system(self, tokens)
+        if begun:
+            yield from self._evaluate_system(tokens)
+        return begun
 
     def prefill(
         self, before: Sequence[int], image: ImageEmbedding, after: Sequence[int], room: int = 1
@@ -166,8 +190,7 @@ class Lease:
         Raises EngineError if another answer takes this one's place.
         """
         begun = time.perf_counter()
-        if self._cache.begin_system(self, before):
-            yield from self._evaluate_system(before)
+        yield from self.hold_system(before)
         self._seconds["system"] = time.perf_counter() - begun
         items: list[Item] = [*before, *(ImageRow(image.sha256, row) for row in range(len(image.embeds))), *after]
         self._sequence = self._cache.choose_sequence(self, items, room)
@@ -179,10 +202,10 @@ class Lease:
             begun = time.perf_counter()
             rows = [item.row for item in run if isinstance(item, ImageRow)]
             tokens = tuple(item for item in run if isinstance(item, int))
+            segment: Segment = _LeasedTokens(self._sequence, done, tokens, self)
             if rows:
-                logits = yield _LeasedEmbeddings(self._sequence, done, image.embeds[rows], self)
-            else:
-                logits = yield _LeasedTokens(self._sequence, done, tokens, self)
+                segment = _LeasedEmbeddings(self._sequence, done, image.embeds[rows], self)
+            logits = yield from self._evaluate(segment)
             self._cache.append(self._sequence, run)
             done += len(run)
             self._evaluated += len(run)
@@ -190,29 +213,37 @@ class Lease:
         return logits, Prefill(self._evaluated, reused, dict(self._seconds))
 
     def _evaluate_system(self, tokens: Sequence[int]) -> Generator[Segment, Floats, None]:
-        begun, held = time.perf_counter(), self._cache.length(SYSTEM)
-        yield TokenSegment(SYSTEM, held, tuple(tokens[held:]))
-        self._cache.append(SYSTEM, tokens[held:])
-        self._evaluated += len(tokens) - held
+        begun = time.perf_counter()
+        yield from self._evaluate(TokenSegment(SYSTEM, 0, tuple(tokens)))
+        self._cache.append(SYSTEM, tokens)
+        self._evaluated += len(tokens)
         self._cache.end_system(tokens, time.perf_counter() - begun)
 
-    def append(self, token: int) -> Generator[Segment, Floats, Floats]:
-        """Add a token after the prompt; logits (n_vocab,) after it.
+    def append(self, token: int) -> Generator[Segment, Floats, tuple[Floats, float]]:
+        """Add a token after the prompt; logits (n_vocab,) after it, and the seconds of the model's call.
 
         Raises EngineError if another prompt has taken its place.
         """
-        logits = yield _LeasedTokens(self._sequence, self._cache.length(self._sequence), (token,), self)
+        at = self._cache.length(self._sequence)
+        logits = yield from self._evaluate(_LeasedTokens(self._sequence, at, (token,), self))
         self._cache.append(self._sequence, (token,))
+        return logits, time.perf_counter() - self._called
+
+    def _evaluate(self, segment: Segment) -> Generator[Segment, Floats, Floats]:
+        self._evaluating = True
+        logits = yield segment
+        self._evaluating = False
         return logits
 
     def check(self) -> None:
-        """Raises EngineError if another answer has taken the sequence."""
+        """Called when a chunk is about to be evaluated. Raises EngineError if another answer has taken the sequence."""
+        self._called = time.perf_counter()
         if not self._cache.owns(self, self._sequence):
             raise EngineError("another answer was begun before this one was finished: generate one at a time")
 
     def release(self) -> None:
         """The answer is finished or given up."""
-        self._cache.release(self, self._sequence)
+        self._cache.release(self, self._sequence, cut_off=self._evaluating)
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,7 @@
 """Opens the engines of a bundle exactly as a setup says, or fails."""
 
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass
 
 from ..engines import registry
@@ -38,8 +39,14 @@ def load(bundle: Bundle, setup: Setup) -> Engines:
 def load_vision(bundle: Bundle, setup: GraphSetup) -> VisionModel:
     """Load a bundle's two graphs. Raises BundleError, EngineError."""
     part = bundle.manifest.vision
-    encoder, qformer = (registry.open_graph(bundle.file(name), setup) for name in (part.encoder, part.qformer))
-    return VisionModel(bundle, encoder, qformer)
+    with ExitStack() as stack:
+        graphs = []
+        for name in (part.encoder, part.qformer):
+            graphs.append(registry.open_graph(bundle.file(name), setup))
+            stack.callback(graphs[-1].close)
+        vision = VisionModel(bundle, *graphs)
+        stack.pop_all()  # from here on `vision` closes them
+        return vision
 
 
 def load_language_model(bundle: Bundle, setup: LanguageModelSetup) -> LanguageModel:

@@ -57,7 +57,8 @@ def _language_model_setup(bundle: Bundle, options: Options, engine: str, tuned: 
         batch=options.batch,
         kv_type=kv_type,
         flash_attention=flash_attention,
-        layout=options.layout or "repacked",
+        # A GPU that computes all layers leaves no weights that this processor multiplies.
+        layout=options.layout or ("repacked" if on_cpu or options.gpu_layers is not None else "plain"),
     )
 
 

@@ -28,6 +28,7 @@ class Ticket(Generic[Result]):
     """What it waits for."""
     evaluated: int = 0
     """Items of `segment` evaluated so far."""
+    cancelled: bool = False
     finished: bool = False
     result: Result | None = None
     """What the job returned; None if it failed or was cancelled."""
@@ -65,8 +66,9 @@ class Scheduler:
         return ticket
 
     def cancel(self, ticket: Ticket[Result]) -> None:
-        """End a job where it stands; the others do not notice."""
-        if not ticket.finished:
+        """End a job where it stands; the others do not notice. A job may cancel itself while it runs."""
+        ticket.cancelled = True
+        if not ticket.finished and not ticket.job.gi_running:
             self._end(ticket)
 
     def run(self) -> None:
@@ -138,6 +140,8 @@ class Scheduler:
             self._end(ticket, error=error)
         else:
             ticket.segment, ticket.evaluated = segment, 0
+            if ticket.cancelled:
+                self._end(ticket)
 
     def _end(self, ticket: Ticket[Result], *, result: Result | None = None, error: Exception | None = None) -> None:
         ticket.finished, ticket.result, ticket.error, ticket.segment = True, result, error, None

@@ -4,6 +4,7 @@ import time
 from collections.abc import Iterator, Sequence
 from hashlib import sha256
 from pathlib import Path
+from threading import Event
 from types import TracebackType
 from typing import Self
 
@@ -17,11 +18,12 @@ from .kv_cache import KvCache
 from .loading import Engines, load
 from .manifest import Question
 from .options import MAX_SAMPLES, Options, Setup
+from .prompt import build_prompt
 from .prompt_snapshot import PromptSnapshot
 from .report import Report, Section
 from .resolve import resolve
 from .sampling import GenerationConfig
-from .scheduler import Scheduler
+from .scheduler import Scheduler, run_alone
 from .vision import ImageEmbedding
 
 
@@ -118,7 +120,13 @@ class SkinGPT:
         return Conversation(self._model, self._cache, manifest.template, special, context, image, turns)
 
     def scheduler(self, *, together: bool = True) -> Scheduler:
-        """For jobs of conversations that are answered at the same time: `Options.conversations` of them."""
+        """For jobs of conversations that are answered at the same time: `Options.conversations` of them.
+
+        The text before the picture is evaluated first, if this process has not done so, because all of them need it.
+        """
+        manifest, lease = self.bundle.manifest, self._cache.lease()
+        before = build_prompt(manifest.template, manifest.llm.special_tokens, (), "").before
+        run_alone(self._model, lease.hold_system(self._model.tokenize(before, bos=True)))
         return Scheduler(self._model, at_once=self._cache.conversations, together=together)
 
     def samples(
@@ -149,13 +157,30 @@ class SkinGPT:
                 raise ticket.error
         return [conversation.answers[0] for conversation in conversations]
 
-    def stream(self, image: ImageEmbedding, question: str, config: GenerationConfig | None = None) -> Iterator[str]:
-        """Answer one question in pieces of text, as they are generated; use `conversation` for follow-ups."""
-        return self.conversation(image).stream(question, config or self.defaults)
+    def stream(
+        self,
+        image: ImageEmbedding,
+        question: str,
+        config: GenerationConfig | None = None,
+        *,
+        cancel: Event | None = None,
+    ) -> Iterator[str]:
+        """Answer one question in pieces of text, as they are generated; use `conversation` for follow-ups.
 
-    def ask(self, image: ImageEmbedding, question: str, config: GenerationConfig | None = None) -> Answer:
-        """Answer one question."""
-        return self.conversation(image).ask(question, config or self.defaults)
+        `cancel` and errors are those of `Conversation.stream`.
+        """
+        return self.conversation(image).stream(question, config or self.defaults, cancel=cancel)
+
+    def ask(
+        self,
+        image: ImageEmbedding,
+        question: str,
+        config: GenerationConfig | None = None,
+        *,
+        cancel: Event | None = None,
+    ) -> Answer:
+        """Answer one question; see `stream`."""
+        return self.conversation(image).ask(question, config or self.defaults, cancel=cancel)
 
     def first_logits(self, image: ImageEmbedding, question: str) -> Floats:
         """Logits (vocabulary,) from which the first token of the answer is chosen."""
@@ -166,6 +191,8 @@ class SkinGPT:
         image: ImageEmbedding,
         questions: tuple[Question, ...] | None = None,
         config: GenerationConfig | None = None,
+        *,
+        cancel: Event | None = None,
     ) -> Iterator[tuple[int, str] | Report]:
         """Ask the protocol's questions in one conversation.
 
@@ -175,7 +202,7 @@ class SkinGPT:
         config = config or self.defaults
         conversation = self.conversation(image)
         for number, item in enumerate(questions):
-            for piece in conversation.stream(item.question, config):
+            for piece in conversation.stream(item.question, config, cancel=cancel):
                 yield number, piece
         titled = zip(questions, conversation.answers, strict=True)
         yield self.make_report(image, [Section(item.section, answer) for item, answer in titled], config)

@@ -43,7 +43,7 @@ class Tuning:
     def speed(self) -> Speed | None:
         """With the fastest threads; None if nothing was measured."""
         prefill, decode = self.seconds.get("prefill"), self.seconds.get("decode")
-        return Speed(min(prefill.values()), min(decode.values())) if prefill and decode else None
+        return Speed(float(min(prefill.values())), float(min(decode.values()))) if prefill and decode else None
 
 
 def tune(bundle: Bundle, setup: Setup, say: Callable[[str], None] = lambda _: None) -> Tuning:
@@ -119,9 +119,18 @@ def recall(bundle: Bundle, vision_engine: str, language_engine: str) -> Tuning |
         tuning = Tuning(**found)
         low, high = RANGES["threads"]
         counts = (tuning.threads, tuning.vision_threads, tuning.prefill_threads)
+        _ = tuning.speed  # raises for seconds that are none
         return tuning if all(type(count) is int and low <= count <= high for count in counts) else None
     except (OSError, ValueError, TypeError, KeyError, AttributeError, RuntimeError, EngineError):
         return None
+
+
+def measured_speed(bundle: Bundle, setup: Setup) -> Speed | None:
+    """What was measured for this very setup; None if it runs elsewhere or with other threads than the fastest."""
+    model = setup.language_model
+    found = recall(bundle, setup.vision.engine, model.engine)
+    same = found and (found.threads, found.prefill_threads) == (model.threads, model.prefill_threads)
+    return found.speed if found and same and model.device == "cpu" else None
 
 
 def _file(bundle: Bundle, vision_engine: str, language_engine: str) -> Path:

@@ -8,11 +8,12 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from importlib import import_module
 from types import TracebackType
 from typing import Any, Self
 
+from ..engines import errors
 from ..engines.errors import EngineError, SkinGPTError
 
 
@@ -22,8 +23,8 @@ class Worker:
     def __init__(self, target: str, *, threads: int, **options: Any) -> None:
         """Start a process that makes `target`, a class named as `package.module:Class`, with these options as JSON.
 
-        `threads` is one of the options, and the size of the thread pools of the child's libraries. Raises EngineError
-        if the object cannot be made.
+        `threads` is one of the options, and the size of the thread pools of the child's libraries. Raises what the
+        class raised, EngineError if the process ends.
         """
         self._name = target.rpartition(":")[2]
         # numpy's and torch's thread pools are sized when they are imported.
@@ -43,7 +44,11 @@ class Worker:
             raise
 
     def ask(self, method: str, **arguments: Any) -> Any:
-        """Call a method of the object in the child and return its result. Raises EngineError if it fails."""
+        """Call a method of the object in the child and return its result.
+
+        Raises what the method raised, if it is one of our errors; the child then goes on. Raises EngineError if the
+        child has ended.
+        """
         assert self._process.stdin
         try:
             print(json.dumps({"method": method, "arguments": arguments}), file=self._process.stdin, flush=True)
@@ -58,7 +63,8 @@ class Worker:
             raise self._ended()
         answer = json.loads(line)
         if "error" in answer:
-            raise EngineError(f"{self._name}: {answer['error']}")
+            kind = getattr(errors, answer["kind"])
+            raise kind(f"{self._name}: {answer['error']}")
         return answer["result"]
 
     def _ended(self) -> EngineError:
@@ -94,15 +100,29 @@ def serve(target: str, options: Mapping[str, Any]) -> None:
     def reply(**answer: Any) -> None:
         print(json.dumps(answer), file=answers, flush=True)
 
+    def answer(call: Callable[[], Any]) -> bool:
+        try:
+            reply(result=call())
+        except SkinGPTError as error:
+            reply(error=str(error), kind=type(error).__name__)
+            return False
+        except MemoryError:
+            reply(error="out of memory", kind=EngineError.__name__)
+            return False
+        return True
+
     module, _, name = target.partition(":")
-    try:
-        worker = getattr(import_module(module), name)(**options)
-        reply(result=getattr(worker, "opened", None))
-        for line in sys.stdin:
-            request = json.loads(line)
-            reply(result=getattr(worker, request["method"])(**request["arguments"]))
-    except (SkinGPTError, MemoryError) as error:
-        reply(error=str(error) or "out of memory")
+    made: list[Any] = []
+
+    def make() -> Any:
+        made.append(getattr(import_module(module), name)(**options))
+        return getattr(made[0], "opened", None)
+
+    if not answer(make):
+        return
+    for line in sys.stdin:
+        request = json.loads(line)
+        answer(lambda request=request: getattr(made[0], request["method"])(**request["arguments"]))  # type: ignore[misc]
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ from itertools import groupby, pairwise
 import jsonschema
 import pytest
 from skingpt_edge.benchmarks import cli
-from skingpt_edge.benchmarks.measure import measurement
+from skingpt_edge.benchmarks.measure import steps
 from skingpt_edge.benchmarks.measure.model_sizes import vision_sizes
 from skingpt_edge.benchmarks.measure.ratios import RATIOS
 from skingpt_edge.benchmarks.measure.statistics import percentile
@@ -55,7 +55,7 @@ def test_results_are_what_the_schema_documents(results):
 
 
 def test_results_hold_the_options_asked_for_and_the_setup_they_became(results):
-    asked = Options(prompt_snapshot=False)
+    asked = Options(prompt_snapshot=False, huge_pages=True)
     setup = resolve(read_bundle(default_bundle()), asked)
     assert results["setup"] == {"requested": asked.to_json(), "resolved": setup.to_json()}
     assert results["threads"] == setup.language_model.threads
@@ -209,18 +209,19 @@ def test_every_process_of_ours_gets_the_options_of_the_command_line(monkeypatch,
         started.append(Options(**json.loads(command[-1])))
         raise EngineError("noted")
 
-    monkeypatch.setattr(measurement, "Worker", Noted)
-    monkeypatch.setattr(measurement.subprocess, "Popen", start)
+    monkeypatch.setattr(steps, "Worker", Noted)
+    monkeypatch.setattr(steps.subprocess, "Popen", start)
     command = ["run", str(default_bundle()), "--threads", "1", "--no-tuning", "-o", str(tmp_path / "results.json")]
     given = cli.make_parser().parse_args([*command, "--vision-engine", "onnxruntime", "--language-engine", "llama.cpp"])
     options = cli._options(given)
-    expected = Options(vision_engine="onnxruntime", language_engine="llama.cpp", threads=1, tuning=False)
+    engines = {"vision_engine": "onnxruntime", "language_engine": "llama.cpp"}
+    expected = Options(**engines, threads=1, tuning=False, huge_pages=True)
     assert options == expected
     run = Measurement(read_bundle(default_bundle()), QUICK, options)
-    steps = (run._vision_rounds, lambda: run._reports(1), run._scaling, run._memory_by_conversations, run._profile)
-    for step in (*steps, run._starts):
+    parts = (run._vision_rounds, lambda: run._reports(1), run._scaling, run._memory_by_conversations, run._profile)
+    for part in (*parts, run._starts):
         with pytest.raises(EngineError, match="noted"):
-            step()
+            part()
     assert started == [expected]
     assert [target for target, _, _ in asked] == [
         ROLES[role] for role in ("vision", "whole", "scaling", "memory", "operators")

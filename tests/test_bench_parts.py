@@ -14,7 +14,7 @@ from skingpt_edge.benchmarks.measure.statistics import percentile, quotient, sta
 from skingpt_edge.benchmarks.measure.workers import ROLES
 from skingpt_edge.benchmarks.tools.peak_memory import measure
 from skingpt_edge.engines.base import EmbeddingSegment, LanguageModel, TokenSegment
-from skingpt_edge.engines.errors import EngineError
+from skingpt_edge.engines.errors import BundleError
 from skingpt_edge.runtime.bundle import default_bundle, read_bundle
 from skingpt_edge.runtime.loading import load_language_model
 from skingpt_edge.runtime.options import Options
@@ -191,7 +191,7 @@ def test_pictures_differ_and_repeat():
 
 
 def test_a_worker_that_fails_says_why(tmp_path):
-    with pytest.raises(EngineError, match="not a bundle: no such directory"):
+    with pytest.raises(BundleError, match="not a bundle: no such directory"):
         Worker(ROLES["whole"], threads=1, bundle=str(tmp_path / "gone"), options={}, answer_tokens=1)
 
 

@@ -127,7 +127,7 @@ def test_questions_come_from_a_file(tmp_path):
 def test_info_and_verify_speak_of_the_demonstration_bundle():
     facts = json.loads(run("skingpt", "info", "--json").stdout)
     assert facts["bundle"] == str(default_bundle())
-    assert facts["engines"]["onnxruntime"].startswith("1.32")
+    assert facts["engines"]["onnxruntime"].startswith("onnxruntime 1.32")
     assert "cosine" in run("skingpt", "info").stdout
     result = run("skingpt", "verify")
     assert result.returncode == 0
@@ -145,6 +145,8 @@ USAGE = [
     ("diagnose", PHOTO, "--context", "1"),
     ("diagnose", PHOTO, "--html", "/no/such/folder/page.html"),
     ("diagnose", PHOTO, "--html", ROOT),
+    ("diagnose", PHOTO, "--gpu-layers", "3"),
+    ("diagnose", PHOTO, "--layout", "odd"),
     ("diagnose", PHOTO, "--questions", "/no/such/file"),
     ("diagnose", PHOTO, "--top-p", "0.5"),
     ("chat", PHOTO, "--json"),
@@ -158,6 +160,21 @@ def test_wrong_usage_is_2(arguments):
     assert result.returncode == 2
     assert result.stdout == ""
     assert "error: " in result.stderr
+
+
+def test_a_usage_error_names_the_option():
+    for option, value, message in (
+        ("--threads", "0", "--threads is 0, expected 1 to 1024"),
+        ("--max-new-tokens", "0", "--max-new-tokens is 0"),
+        ("--samples", "101", "--samples is 101, expected 1 to 100"),
+    ):
+        assert message in run("skingpt", "diagnose", PHOTO, option, value).stderr
+
+
+def test_a_page_with_an_impossible_name_is_an_error_not_a_traceback():
+    result = run("skingpt", "diagnose", PHOTO, "--html", "x" * 300)
+    assert result.returncode == 6
+    assert result.stderr.strip() == "error: File name too long"
 
 
 def test_a_wrong_picture_is_3(photo, tmp_path):

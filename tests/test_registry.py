@@ -33,10 +33,24 @@ class Parrot(FakeLanguageModel):
         super().__init__([[b"polly", b" ", b"###"]], n_embd=header.n_embd, n_ctx=setup.cells, n_batch=setup.batch)
         self.info = EngineInfo("parrot", "1", setup.device, setup.threads)
 '''
+GRAPH_FILE = '''
+"""Another engine for graphs: ONNX Runtime under another name."""
+from dataclasses import replace
+
+from skingpt_edge.engines.base import GraphSetup
+from skingpt_edge.engines.onnx_runtime import OrtGraph, build
+
+
+class Mirror(OrtGraph):
+    def __init__(self, path, setup):
+        super().__init__(path, replace(setup, device="cpu"))
+        self.info = replace(self.info, engine="mirror", device=setup.device)
+'''
 REGISTRATION = """
 from skingpt_edge.engines import registry
 
 registry.LANGUAGE_MODELS["parrot"] = registry.Engine("parrot_engine", "Parrot", ("cpu", "perch"))
+registry.GRAPH_ENGINES["mirror"] = registry.Engine("mirror_engine", "Mirror", ("cpu", "wall"))
 """
 
 
@@ -44,6 +58,7 @@ registry.LANGUAGE_MODELS["parrot"] = registry.Engine("parrot_engine", "Parrot", 
 def environment(tmp_path):
     """As if the file lay among the engines and the line stood in the registry, for every process started with this."""
     (tmp_path / "parrot_engine.py").write_text(ENGINE_FILE)
+    (tmp_path / "mirror_engine.py").write_text(GRAPH_FILE)
     (tmp_path / "sitecustomize.py").write_text(REGISTRATION)
     return {**os.environ, "PYTHONPATH": str(tmp_path)}
 
@@ -60,10 +75,31 @@ def test_the_command_line_has_it(environment):
     assert document["setup"]["resolved"]["language_model"]["device"] == "perch"
 
 
+def test_the_command_line_has_an_engine_for_graphs(environment):
+    command = ("skingpt", "chat", PICTURE, "-q", "What?", "--json", "--max-new-tokens", "4")
+    result = run(*command, "--vision-device", "wall", env=environment)
+    assert result.returncode == 0, result.stderr
+    document, plain = json.loads(result.stdout), json.loads(run(*command).stdout)
+    assert [document["engines"][graph]["engine"] for graph in ("vision_encoder", "qformer")] == ["mirror"] * 2
+    assert document["setup"]["resolved"]["vision"] == {**plain["setup"]["resolved"]["vision"], "engine": "mirror",
+                                                       "device": "wall"}  # fmt: skip
+    assert document["turns"][0]["token_ids"] == plain["turns"][0]["token_ids"]
+
+
+def test_an_engine_whose_library_is_missing_says_so(tmp_path):
+    (tmp_path / "broken_engine.py").write_text("import a_library_that_is_not_there\n")
+    line = 'registry.LANGUAGE_MODELS["broken"] = registry.Engine("broken_engine", "Broken", ("cpu",))'
+    (tmp_path / "sitecustomize.py").write_text(f"from skingpt_edge.engines import registry\n{line}\n")
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    result = run("skingpt", "chat", PICTURE, "-q", "What?", "--language-engine", "broken", env=environment)
+    assert result.returncode == 6
+    assert "error: the engine of broken_engine cannot be imported: No module named" in result.stderr
+
+
 def test_a_device_chooses_the_engine_that_has_it(environment):
     result = run("skingpt", "info", "--json", "--device", "perch", "--vision-device", "cpu", env=environment)
     assert result.returncode == 0, result.stderr
-    assert json.loads(result.stdout)["setup"]["language model"]["engine"] == "parrot"
+    assert json.loads(result.stdout)["setup"]["language_model"]["engine"] == "parrot"
 
 
 def test_a_device_is_checked_against_the_engine_that_will_have_it(environment):
@@ -88,11 +124,13 @@ def test_the_benchmark_has_it(environment, tmp_path):
     output = tmp_path / "results.json"
     bundle = ROOT / "runtime/demo/bundle"
     result = run(
-        "skingpt-bench", "run", bundle, "--suite", "quick", "--language-engine", "parrot", "-o", output,
-        env=environment,
+        "skingpt-bench", "run", bundle, "--suite", "quick", "--language-engine", "parrot", "--vision-engine", "mirror",
+        "-o", output, env=environment,
     )  # fmt: skip
     assert result.returncode == 0, result.stderr
     results = json.loads(output.read_text())
+    assert results["engines"]["vision_encoder"]["engine"] == "mirror"
+    assert any("only onnxruntime on cpu has one, this was mirror on cpu" in line for line in results["skipped"])
     assert results["engines"]["language_model"]["engine"] == "parrot"
     assert results["setup"]["requested"]["language_engine"] == "parrot"
     assert results["setup"]["resolved"]["language_model"]["engine"] == "parrot"

@@ -4,14 +4,16 @@ import json
 from dataclasses import fields, replace
 
 import pytest
-from skingpt_edge.benchmarks.measure.workers import ROLES
+from skingpt_edge.benchmarks import cli as bench_cli
+from skingpt_edge.benchmarks.measure.steps import Measurement
+from skingpt_edge.benchmarks.measure.suites import SUITES
+from skingpt_edge.engines import registry
 from skingpt_edge.engines.base import LanguageModelSetup
 from skingpt_edge.engines.errors import BundleError, InputError
 from skingpt_edge.runtime import Options, Setup, SkinGPT, loading, resolve, tuning
 from skingpt_edge.runtime.bundle import default_bundle, open_bundle, read_bundle
 from skingpt_edge.runtime.loading import load
 from skingpt_edge.runtime.machine import physical_cores
-from skingpt_edge.runtime.worker import Worker
 from support import FORMAT_1, ROOT, run
 
 PICTURE = sorted((ROOT / "runtime/demo/pictures").glob("*.jpg"))[0]
@@ -38,10 +40,12 @@ def from_python(options):
         return model.make_report(model.embed(PICTURE.read_bytes()), [], model.defaults).to_json()["setup"]
 
 
-def from_the_benchmark(options):
-    threads = resolve(read_bundle(default_bundle()), options).language_model.threads
-    asked = {"bundle": str(default_bundle()), "options": options.to_json(), "answer_tokens": 2}
-    with Worker(ROLES["whole"], threads=threads, **asked) as worker:
+def from_the_benchmark(*arguments):
+    """What the process that is measured opens when `skingpt-bench run` is given these arguments."""
+    bundle = default_bundle()
+    given = bench_cli.make_parser().parse_args(["run", str(bundle), *arguments])
+    measurement = Measurement(read_bundle(bundle), SUITES["quick"], bench_cli._options(given))
+    with measurement._ours("whole", answer_tokens=2) as worker:
         return worker.opened["setup"]
 
 
@@ -56,13 +60,14 @@ def from_the_benchmark(options):
     ids=["left open", "threads", "no tuning", "context and KV type"],
 )
 def test_command_line_python_and_benchmark_run_the_same_setup(arguments, options):
-    documents = [from_the_command_line(*arguments), from_python(options), from_the_benchmark(options)]
-    halves = [(found["resolved"]["vision"], found["resolved"]["language_model"]) for found in documents]
-    assert halves[0] == halves[1] == halves[2]
+    # Huge pages concern the whole process, so they are for the program to ask for: the two commands do.
+    asked = replace(options, huge_pages=True)
+    documents = [from_the_command_line(*arguments), from_python(asked), from_the_benchmark(*arguments)]
+    assert documents[0] == documents[1] == documents[2]
+    assert documents[0]["requested"] == asked.to_json()
     threads = (3, 4, 1) if options.tuning and not options.threads else (options.threads or physical_cores(),) * 3
-    vision, language = halves[0]
+    vision, language = documents[0]["resolved"]["vision"], documents[0]["resolved"]["language_model"]
     assert (language["threads"], language["prefill_threads"], vision["threads"]) == threads
-    assert [found["requested"]["threads"] for found in documents] == [options.threads] * 3
 
 
 def test_the_same_question_gets_the_same_setup_again(remembered):
@@ -120,6 +125,7 @@ def test_a_gpu_gets_all_layers_and_a_kv_type_it_has_kernels_for(remembered):
     assert language().gpu_layers == 3 + 1  # the layers, and the output matrix
     assert language(gpu_layers=2).gpu_layers == 2
     assert language().threads == physical_cores()  # what was tuned is the CPU's
+    assert (language().layout, language(gpu_layers=2).layout) == ("plain", "repacked")
     manifest = replace(remembered.manifest, llm=replace(remembered.manifest.llm, kv_type="q8_0/f16"))
     kept = replace(remembered, manifest=manifest)
     assert resolve(kept, Options(device="cuda", tuning=False)).language_model.kv_type == "f16"
@@ -171,6 +177,23 @@ def test_a_vision_half_that_cannot_be_loaded_frees_the_other(remembered, tmp_pat
     with pytest.raises(BundleError, match="no graph"):
         load(remembered, resolve(remembered, Options()))
     assert closed == ["language model"]
+
+
+def test_a_second_graph_that_cannot_be_loaded_frees_the_first(remembered, monkeypatch):
+    closed = []
+
+    class Graph:
+        def __init__(self, path, setup):
+            if "qformer" in path.name:
+                raise BundleError("no graph")
+
+        def close(self):
+            closed.append("first")
+
+    monkeypatch.setattr(registry, "open_graph", Graph)
+    with pytest.raises(BundleError, match="no graph"):
+        loading.load_vision(remembered, resolve(remembered, Options()).vision)
+    assert closed == ["first"]
 
 
 def test_a_setup_and_options_are_json():

@@ -243,18 +243,34 @@ def test_a_job_is_sent_the_logits_after_each_segment_and_its_result_is_kept():
     assert run_alone(model, job()) == [EOS, FIRST_SCRIPTED]
 
 
-def test_two_that_begin_at_once_do_not_wait_for_the_text_before_the_picture():
-    _, scheduler, converse = start([["a"] * 3, ["b"] * 3], 2)
+def test_the_text_before_the_picture_is_computed_once_for_all():
+    with SkinGPT.open(options=Options(conversations=4, prompt_snapshot=False)) as model:
+        conversations = [model.conversation(model.embed(path.read_bytes())) for path in PICTURES]
+        scheduler = model.scheduler()
+        for conversation in conversations:
+            scheduler.add(conversation.job("What is this?", GenerationConfig(2)))
+        scheduler.run()
+        answers = [conversation.answers[0] for conversation in conversations]
+    system = len(answers[0].segment_token_ids[0])
+    assert [answer.prefill.reused for answer in answers] == [system] * 4
+
+
+def test_one_that_finds_another_at_that_text_does_not_wait_and_its_copy_is_counted():
+    """Without `SkinGPT.scheduler`, which computes it first."""
+    model, scheduler, converse = start([["a"] * 3, ["b"] * 3], 2)
     conversations = [converse(1), converse(2)]
     for conversation in conversations:
         scheduler.add(conversation.job("what"))
     scheduler.run()
     assert sorted(conversation.answers[0].text for conversation in conversations) == ["aaa", "bbb"]
-    assert conversations[0].answers[0].prefill.seconds["system"] > 0
-    third = converse(3)
-    scheduler.add(third.job("what"))
+    cache = conversations[0]._cache
+    private = [sequence for sequence in (1, 2) if cache._from_system[sequence] == 0]
+    assert len(private) == 1
+    model.n_ctx = len(model.cells[0]) + len(model.cells[1]) + len(model.cells[2]) + 20
+    third = converse(3)  # needs what finished conversations take, the private copy above all
+    scheduler.add(third.job("x" * 60, GenerationConfig(2)))
     scheduler.run()
-    assert third.answers[0].prefill.reused > 100  # the text before the picture is there now
+    assert third.answers[0].text == "aa"
 
 
 def test_one_cancelled_in_the_text_before_the_picture_leaves_it_for_the_next():

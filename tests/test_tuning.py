@@ -1,7 +1,6 @@
 """What `skingpt tune` remembers, and what `skingpt info` says before anything is loaded."""
 
 import json
-import os
 from dataclasses import replace
 
 import pytest
@@ -71,6 +70,8 @@ def test_a_note_that_cannot_be_used_is_ignored(bundle):
         whole.replace('"threads": 3', '"threads": true'),
         whole.replace('"threads": 3', '"threads": "3"'),
         whole.replace('"threads": 3,', ""),
+        whole.replace('"seconds": {}', '"seconds": []'),
+        whole.replace('"seconds": {}', '"seconds": {"prefill": {"1": "x"}, "decode": {"1": 1}}'),
     ):
         target.write_text(broken)
         assert recall(bundle) is None, broken
@@ -93,7 +94,7 @@ def test_too_little_memory_is_refused_before_anything_is_loaded(bundle, monkeypa
     needed = needed_memory(bundle, setup_of(bundle))
     monkeypatch.setattr(tune_command, "available_memory", lambda: needed - 1)
     with pytest.raises(tune_command.InputError, match=r"the bundle needs 0\.3 GB of memory and 0\.3 GB are free"):
-        tune_command.run(tune_command.BundleOnly(default_bundle(), json=False))
+        tune_command.run(tune_command.Arguments(default_bundle(), json=False, options=Options(tuning=False)))
 
 
 def test_memory_counts_weights_and_the_kv_cache(bundle):
@@ -125,6 +126,9 @@ def test_info_says_whether_its_time_was_measured(bundle):
     facts = json.loads(run("skingpt", "info", "--json").stdout)
     assert facts["answer_seconds"] == 120 * 1.0 + 60 * 2.0
     assert "as `skingpt tune` measured" in facts["here"]
+    # Measured with other threads or on another device, they would be somebody else's seconds.
+    for other in (("--threads", "1"), ("--device", "cuda"), ("--no-tuning",)):
+        assert "estimated" in run("skingpt", "info", *other).stdout, other
 
 
 def test_info_says_what_would_run_before_anything_is_loaded(bundle):
@@ -132,7 +136,7 @@ def test_info_says_what_would_run_before_anything_is_loaded(bundle):
     facts = json.loads(run("skingpt", "info", "--json").stdout)
     assert facts["fits"] is True
     assert facts["memory_needed_bytes"] > facts["size_bytes"]
-    assert facts["setup"]["language model"]["threads"] == 3
+    assert facts["setup"]["language_model"]["threads"] == 3
     shown = run("skingpt", "info").stdout
     assert "It fits" in shown
     assert "threads 3, prefill_threads 2" in shown
@@ -146,4 +150,3 @@ def test_threads_are_tried_up_to_every_hardware_thread(bundle, monkeypatch):
     found = tuning.tune(bundle, setup_of(bundle))
     assert list(found.seconds["vision"]) == ["1", "2", "3", "4", "6"]
     assert (found.vision_threads, found.prefill_threads, found.threads) == (6, 1, 6)
-    assert os.cpu_count()

@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 
 import pytest
-from skingpt_edge.engines.errors import EngineError
+from skingpt_edge.engines.errors import EngineError, QuestionError
 from skingpt_edge.runtime.worker import Worker
 
 
@@ -21,7 +21,7 @@ class Adder:
         return self._sum
 
     def fail(self):
-        raise EngineError("out of luck")
+        raise QuestionError("out of luck")
 
     def die(self):
         os.kill(os.getpid(), 9)
@@ -41,8 +41,10 @@ def test_a_worker_keeps_its_object_in_a_process_of_its_own(target):
 
 
 def test_a_worker_that_fails_says_why_and_one_that_dies_too(target):
-    with Worker(target, threads=1, start=0) as worker, pytest.raises(EngineError, match="Adder: out of luck"):
-        worker.ask("fail")
+    with Worker(target, threads=1, start=0) as worker:
+        with pytest.raises(QuestionError, match="Adder: out of luck"):
+            worker.ask("fail")
+        assert worker.ask("add", number=1) == 1  # one bad question does not cost the loaded model
     with Worker(target, threads=1, start=0) as worker:
         with pytest.raises(EngineError, match=r"ended with code -9 \(killed"):
             worker.ask("die")

@@ -13,7 +13,7 @@ from ...runtime.vision import ImageEmbedding
 from .fixed_inputs import FixedTokens, exactly, fixed_answers, photo
 from .raw_results import OURS
 from .system import PeakSampler
-from .workers import open_as_asked
+from .workers import open_as_asked, without_huge_pages
 
 
 class VisionStages:
@@ -22,7 +22,8 @@ class VisionStages:
     def __init__(self, bundle: str, options: Mapping[str, Any], threads: int) -> None:
         opened, _, setup = open_as_asked(bundle, options, threads)
         self._vision = load_vision(opened, setup.vision)
-        collapse()
+        if setup.huge_pages:
+            collapse()
         self._numbers = count()
 
     def encode(self) -> dict[str, float]:
@@ -42,8 +43,9 @@ class WholeModel:
         with self._sampler:
             self._open(bundle, options, threads)
             cold = self._report(first, sample=True)
-            collapse()  # a user's process does this beside its first answers
-            self._sample("huge_pages")
+            if self._setup.huge_pages:
+                collapse()  # a user's process does this beside its first answers
+                self._sample("huge_pages")
         self.opened = {
             "setup": {"requested": self._requested.to_json(), "resolved": self._setup.to_json()},
             "engines": {name: info.to_json() for name, info in self._skingpt.engines.items()},
@@ -115,7 +117,7 @@ class WholeModel:
 
     def _with_empty_cache(self) -> SkinGPT:
         """The same engines, whose KV cache is not known to hold anything."""
-        return SkinGPT(self._bundle, self._engines, self._setup, self._requested)
+        return SkinGPT(self._bundle, self._engines, without_huge_pages(self._setup), self._requested)
 
     def _embed(self) -> ImageEmbedding:
         return self._skingpt.embed(photo(next(self._numbers)), "photo")

@@ -17,7 +17,7 @@ from ...runtime.skingpt import SkinGPT
 from ...runtime.vision import ImageEmbedding
 from .fixed_inputs import TEXT, FixedTokens, exactly, fixed_answers, photo, put_prompt
 from .system import PeakSampler
-from .workers import open_as_asked
+from .workers import open_as_asked, without_huge_pages
 
 WARM_UP_STEPS = 2
 
@@ -29,7 +29,8 @@ class Scaling:
         self._bundle, self._requested, self._setup = open_as_asked(bundle, options, threads)
         engines = load(self._bundle, self._setup)
         self._vision, self._model = engines.vision, engines.language_model
-        collapse()
+        if self._setup.huge_pages:
+            collapse()
         self._numbers = count()
         self._question = self._bundle.manifest.questions[0].question
 
@@ -112,7 +113,7 @@ class Scaling:
         self._empty_cache()
         model = FixedTokens(self._model, fixed_answers(self._model, answers, answer_tokens))
         fewer = replace(self._setup.language_model, sequences=conversations + 1)
-        setup = replace(self._setup, language_model=fewer)
+        setup = without_huge_pages(replace(self._setup, language_model=fewer))
         return SkinGPT(self._bundle, Engines(self._vision, model), setup, self._requested)
 
     def _empty_cache(self) -> None:

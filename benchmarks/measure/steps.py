@@ -15,7 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from ...engines.errors import EngineError
+from ...engines.errors import EngineError, SkinGPTError
 from ...runtime.bundle import Bundle
 from ...runtime.machine import available_memory
 from ...runtime.options import Options
@@ -26,7 +26,7 @@ from .model_sizes import llama_sizes, vision_sizes
 from .raw_results import OURS, Measured
 from .run_baseline import measure_baseline
 from .suites import Sizes
-from .workers import ROLES
+from .workers import ROLES, most_threads
 
 DTYPE_BYTES = {"float32": 4, "bfloat16": 2}
 SPARE = 1_500_000_000  # bytes for libraries, activations, the KV cache and everything else on the machine
@@ -52,7 +52,7 @@ class Measurement:
         self._bundle, self._path = bundle, str(bundle.path)
         self._sizes, self._options, self._dtypes, self._before = sizes, options, dtypes, before
         self._setup = resolve(bundle, options)
-        self.threads = self._setup.language_model.threads
+        self.threads = most_threads(self._setup)
         self._llama, self._vision = llama_sizes(bundle), vision_sizes(bundle)
 
     def run(self) -> Iterator[tuple[Measured, list[str]]]:
@@ -202,7 +202,7 @@ class Measurement:
             if self._before:
                 try:
                     self.found.operators_before = worker.ask("vision_encoder", runs=runs, graph=str(self._before))
-                except EngineError as error:  # an hour's measurements must not be lost at the last step
+                except SkinGPTError as error:  # an hour's measurements must not be lost at the last step
                     self.found.skipped.append(f"the profile of {self._before.name}: {error}")
 
 

@@ -1,6 +1,7 @@
 """The table of measurements that run in a child process, and how such a process opens a bundle."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,16 @@ def open_as_asked(bundle: str, options: Mapping[str, Any], threads: int) -> tupl
     """
     opened, requested = open_bundle(Path(bundle)), Options(**options)
     setup = resolve(opened, requested)
-    if setup.language_model.threads != threads:
-        raise EngineError(f"{setup.language_model.threads} threads were resolved in a process started for {threads}")
+    if most_threads(setup) != threads:
+        raise EngineError(f"{most_threads(setup)} threads were resolved in a process started for {threads}")
     return opened, requested, setup
+
+
+def most_threads(setup: Setup) -> int:
+    """The most threads that any stage uses: what the baseline and the peaks of this machine get, too."""
+    return max(setup.vision.threads, setup.language_model.threads, setup.language_model.prefill_threads)
+
+
+def without_huge_pages(setup: Setup) -> Setup:
+    """For a `SkinGPT` around engines whose memory the worker itself moves to huge pages."""
+    return replace(setup, huge_pages=False)

@@ -52,17 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # a terminal that lacks a letter still shows the rest
     try:
-        parsed = command.parse(given)
-    except UsageError as error:
-        parser.error(str(error))
-    except InputError as error:
-        parser.error(name_flag(str(error)))
-    return _run(command, parsed)
-
-
-def _run(command: Command, arguments: Any) -> int:
-    try:
-        code = command.run(arguments)
+        code = command.run(_parse(parser, command, given))
         sys.stdout.flush()
     except SkinGPTError as error:
         print(f"error: {one_line(str(error))}", file=sys.stderr)
@@ -80,6 +70,16 @@ def _run(command: Command, arguments: Any) -> int:
         print("error: the machine has too little memory for this bundle", file=sys.stderr)
         return EngineError.exit_code
     return code
+
+
+def _parse(parser: argparse.ArgumentParser, command: Command, given: argparse.Namespace) -> Any:
+    """The command's arguments; ends the process with a line of help if one has a value that it cannot have."""
+    try:
+        return command.parse(given)
+    except UsageError as error:
+        parser.error(str(error))
+    except InputError as error:
+        parser.error(name_flag(str(error)))
 
 
 def make_parser() -> argparse.ArgumentParser:

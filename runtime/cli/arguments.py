@@ -44,26 +44,27 @@ def add_model(parser: ArgumentParser) -> None:
     parser.add_argument("--verify", action="store_true", help="hash all files of the bundle first")
     parser.add_argument("--no-image-cache", action="store_true", help="encode every picture, also one seen before")
     add_setup(parser)
-    parser.add_argument("--gpu-layers", type=int, metavar="N", help="layers of the language model on the GPU (all)")
-    parser.add_argument("--context", type=int, metavar="N", help="tokens of context (the bundle's)")
     parser.add_argument("--no-tuning", action="store_true", help="ignore what `skingpt tune` has measured")
 
 
 def add_setup(parser: ArgumentParser) -> None:
-    """Engines, devices and how the language model lies in memory."""
+    """Engines, devices, threads, and how the language model lies in memory."""
     devices = registry.devices()
     parser.add_argument("--device", choices=devices, default="cpu", help="of the whole model (%(default)s)")
     parser.add_argument("--vision-device", choices=devices, help="of vision alone, if another")
     for half, engines in (("vision", registry.GRAPH_ENGINES), ("language", registry.LANGUAGE_MODELS)):
         parser.add_argument(f"--{half}-engine", choices=engines, help="(the first that has the device)")
     parser.add_argument("--threads", type=int, metavar="N", help="(what `skingpt tune` found, or the physical cores)")
+    parser.add_argument("--gpu-layers", type=int, metavar="N", help="layers of the language model on the GPU (all)")
+    parser.add_argument("--context", type=int, metavar="N", help="tokens of context (the bundle's)")
     parser.add_argument("--kv-type", choices=KV_TYPES, help="type of the KV cache (the bundle's)")
     parser.add_argument("--layout", choices=LAYOUTS, help="of the language model's weights in memory (repacked)")
 
 
 def parse_setup(given: Namespace, **more: Any) -> Options:
     """The options that `add_setup` and `more` name. Raises InputError for a value out of range."""
-    names = ("device", "vision_device", "vision_engine", "language_engine", "threads", "kv_type", "layout")
+    engines = ("device", "vision_device", "vision_engine", "language_engine", "threads", "gpu_layers")
+    names = (*engines, "context", "kv_type", "layout")
     return Options(**{name: getattr(given, name) for name in names}, **more)
 
 
@@ -71,8 +72,6 @@ def parse_model(given: Namespace, **more: Any) -> Model:
     """The bundle and its options; `more` are options that a command sets itself. Raises InputError."""
     options = parse_setup(
         given,
-        gpu_layers=given.gpu_layers,
-        context=given.context,
         tuning=not given.no_tuning,
         image_cache=0 if given.no_image_cache else Options.image_cache,
         huge_pages=True,

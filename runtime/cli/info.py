@@ -3,17 +3,18 @@
 import json
 from argparse import ArgumentParser, Namespace
 from dataclasses import asdict, dataclass
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from ...engines.errors import EngineUnavailable
+from ...engines.registry import GRAPH_ENGINES, LANGUAGE_MODELS, Engine
 from ..bundle import Bundle, default_bundle, read_bundle
 from ..machine import physical_cores
 from ..options import Options
 from ..printable import one_line
 from ..requirements import requirements
 from ..resolve import resolve
-from ..tuning import recall
+from ..tuning import measured_speed
 from .arguments import add_bundle, add_setup, parse_setup
 
 HELP = "what a bundle is and what would run it"
@@ -46,6 +47,8 @@ def run(arguments: Arguments) -> int:
         if name == "setup":
             for half, values in fact.items():
                 _print_fact(f"setup, {half}", values)
+        elif name == "engines":
+            _print_fact(name, ", ".join(build.split(";")[0] for build in fact.values()))
         elif name not in ONLY_IN_JSON:
             _print_fact(name, fact)
     return 0
@@ -58,8 +61,7 @@ def _print_fact(name: str, fact: Any) -> None:
 
 def _facts(bundle: Bundle, options: Options) -> dict[str, Any]:
     manifest, setup = bundle.manifest, resolve(bundle, options)
-    tuned = recall(bundle, setup.vision.engine, setup.language_model.engine)
-    found = requirements(bundle, setup, tuned.speed if tuned else None)
+    found = requirements(bundle, setup, measured_speed(bundle, setup))
     return {
         "name": manifest.name,
         "bundle": str(bundle.path),
@@ -71,8 +73,11 @@ def _facts(bundle: Bundle, options: Options) -> dict[str, Any]:
         "context": manifest.llm.context,
         "made_by": manifest.provenance.exporter,
         "parity": _parity(bundle),
-        "engines": {name: _version(name) for name in ("onnxruntime", "llama-cpp-python")},
-        "setup": {"vision": asdict(setup.vision), "language model": asdict(setup.language_model)},
+        "engines": {
+            setup.vision.engine: _build(GRAPH_ENGINES[setup.vision.engine]),
+            setup.language_model.engine: _build(LANGUAGE_MODELS[setup.language_model.engine]),
+        },
+        "setup": {"vision": asdict(setup.vision), "language_model": asdict(setup.language_model)},
         "cores": physical_cores(),
         "memory_needed_bytes": found.needed,
         "memory_available_bytes": found.available,
@@ -94,8 +99,8 @@ def _parity(bundle: Bundle) -> str:
     return figures if not parity.failures else f"{figures}; ACCEPTED BY HAND: {'; '.join(parity.failures)}"
 
 
-def _version(package: str) -> str:
+def _build(engine: Engine) -> str:
     try:
-        return version(package)
-    except PackageNotFoundError:
-        return "not installed"
+        return engine.build()
+    except EngineUnavailable as error:
+        return str(error)

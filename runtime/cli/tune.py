@@ -2,32 +2,41 @@
 
 import json
 from argparse import ArgumentParser, Namespace
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
+from pathlib import Path
 
 from ...engines.errors import InputError
-from ..bundle import open_bundle
+from ..bundle import default_bundle, open_bundle
 from ..machine import available_memory
 from ..options import Options
 from ..requirements import gigabytes, needed_memory
 from ..resolve import resolve
 from ..tuning import remember, tune
-from .arguments import BundleOnly, add_bundle, parse_bundle
+from .arguments import add_bundle, add_setup, parse_setup
 from .terminal import show_hashing, show_progress
 
 HELP = "measure how many threads are fastest on this machine, and remember it"
 
 
+@dataclass(frozen=True)
+class Arguments:
+    bundle: Path
+    json: bool
+    options: Options
+
+
 def configure(parser: ArgumentParser) -> None:
     add_bundle(parser)
+    add_setup(parser)
 
 
-def parse(given: Namespace) -> BundleOnly:
-    return parse_bundle(given)
+def parse(given: Namespace) -> Arguments:
+    return Arguments(given.bundle or default_bundle(), given.json, parse_setup(given, tuning=False))
 
 
-def run(arguments: BundleOnly) -> int:
+def run(arguments: Arguments) -> int:
     bundle = open_bundle(arguments.bundle, progress=show_hashing)
-    setup = resolve(bundle, Options(tuning=False))
+    setup = resolve(bundle, arguments.options)
     needed, free = needed_memory(bundle, setup), available_memory()
     if free is not None and needed > free:
         raise InputError(
