@@ -28,6 +28,8 @@ class Ticket(Generic[Result]):
     """What it waits for."""
     evaluated: int = 0
     """Items of `segment` evaluated so far."""
+    running: bool = False
+    """The job's own code is running, and may be what cancels it."""
     cancelled: bool = False
     finished: bool = False
     result: Result | None = None
@@ -68,7 +70,7 @@ class Scheduler:
     def cancel(self, ticket: Ticket[Result]) -> None:
         """End a job where it stands; the others do not notice. A job may cancel itself while it runs."""
         ticket.cancelled = True
-        if not ticket.finished and not ticket.job.gi_running:
+        if not ticket.finished and not ticket.running:
             self._end(ticket)
 
     def run(self) -> None:
@@ -131,12 +133,16 @@ class Scheduler:
 
     def _advance(self, ticket: "Ticket[Any]", logits: Floats | None) -> None:
         """Give a job its logits and let it go on to what it needs next, or to its end."""
+        ticket.running = True
         try:
             # None starts a generator.
             segment = ticket.job.send(logits) if logits is not None else next(ticket.job)
+            ticket.running = False
         except StopIteration as end:
+            ticket.running = False
             self._end(ticket, result=end.value)
         except Exception as error:  # kept for whoever handed the job in; the other jobs go on
+            ticket.running = False
             self._end(ticket, error=error)
         else:
             ticket.segment, ticket.evaluated = segment, 0

@@ -127,7 +127,7 @@ def test_info_says_whether_its_time_was_measured(bundle):
     assert facts["answer_seconds"] == 120 * 1.0 + 60 * 2.0
     assert "as `skingpt tune` measured" in facts["here"]
     # Measured with other threads or on another device, they would be somebody else's seconds.
-    for other in (("--threads", "1"), ("--device", "cuda"), ("--no-tuning",)):
+    for other in (("--threads", "1"), ("--device", "cuda")):
         assert "estimated" in run("skingpt", "info", *other).stdout, other
 
 
