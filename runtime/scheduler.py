@@ -137,17 +137,16 @@ class Scheduler:
         try:
             # None starts a generator.
             segment = ticket.job.send(logits) if logits is not None else next(ticket.job)
-            ticket.running = False
         except StopIteration as end:
-            ticket.running = False
             self._end(ticket, result=end.value)
         except Exception as error:  # kept for whoever handed the job in; the other jobs go on
-            ticket.running = False
             self._end(ticket, error=error)
         else:
             ticket.segment, ticket.evaluated = segment, 0
             if ticket.cancelled:
                 self._end(ticket)
+        finally:
+            ticket.running = False
 
     def _end(self, ticket: Ticket[Result], *, result: Result | None = None, error: Exception | None = None) -> None:
         ticket.finished, ticket.result, ticket.error, ticket.segment = True, result, error, None

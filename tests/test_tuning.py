@@ -94,7 +94,7 @@ def test_too_little_memory_is_refused_before_anything_is_loaded(bundle, monkeypa
     needed = needed_memory(bundle, setup_of(bundle))
     monkeypatch.setattr(tune_command, "available_memory", lambda: needed - 1)
     with pytest.raises(tune_command.InputError, match=r"the bundle needs 0\.3 GB of memory and 0\.3 GB are free"):
-        tune_command.run(tune_command.Arguments(default_bundle(), json=False, options=Options(tuning=False)))
+        tune_command.run(tune_command.BundleAndOptions(default_bundle(), json=False, options=Options(tuning=False)))
 
 
 def test_memory_counts_weights_and_the_kv_cache(bundle):

@@ -130,6 +130,13 @@ class BundleOnly:
     json: bool
 
 
+@dataclass(frozen=True)
+class BundleAndOptions(BundleOnly):
+    """The arguments of a command that asks nothing, but looks at how the bundle would be run."""
+
+    options: Options
+
+
 def parse_bundle(given: Namespace) -> BundleOnly:
     return BundleOnly(given.bundle or default_bundle(), given.json)
 

@@ -2,8 +2,7 @@
 
 import json
 from argparse import ArgumentParser, Namespace
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from dataclasses import asdict
 from typing import Any
 
 from ...engines.errors import EngineUnavailable
@@ -15,17 +14,10 @@ from ..printable import one_line
 from ..requirements import requirements
 from ..resolve import resolve
 from ..tuning import measured_speed
-from .arguments import add_bundle, add_setup, parse_setup
+from .arguments import BundleAndOptions, add_bundle, add_setup, parse_setup
 
 HELP = "what a bundle is and what would run it"
 ONLY_IN_JSON = ("memory_needed_bytes", "memory_available_bytes", "fits", "answer_seconds")  # the sentence has them
-
-
-@dataclass(frozen=True)
-class Arguments:
-    bundle: Path
-    json: bool
-    options: Options
 
 
 def configure(parser: ArgumentParser) -> None:
@@ -33,11 +25,11 @@ def configure(parser: ArgumentParser) -> None:
     add_setup(parser)
 
 
-def parse(given: Namespace) -> Arguments:
-    return Arguments(given.bundle or default_bundle(), given.json, parse_setup(given))
+def parse(given: Namespace) -> BundleAndOptions:
+    return BundleAndOptions(given.bundle or default_bundle(), given.json, parse_setup(given))
 
 
-def run(arguments: Arguments) -> int:
+def run(arguments: BundleAndOptions) -> int:
     facts = _facts(read_bundle(arguments.bundle), arguments.options)
     if arguments.json:
         print(json.dumps(facts))

@@ -2,27 +2,18 @@
 
 import json
 from argparse import ArgumentParser, Namespace
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from dataclasses import asdict
 
 from ...engines.errors import InputError
 from ..bundle import default_bundle, open_bundle
 from ..machine import available_memory
-from ..options import Options
 from ..requirements import gigabytes, needed_memory
 from ..resolve import resolve
 from ..tuning import remember, tune
-from .arguments import add_bundle, add_setup, parse_setup
+from .arguments import BundleAndOptions, add_bundle, add_setup, parse_setup
 from .terminal import show_hashing, show_progress
 
 HELP = "measure how many threads are fastest on this machine, and remember it"
-
-
-@dataclass(frozen=True)
-class Arguments:
-    bundle: Path
-    json: bool
-    options: Options
 
 
 def configure(parser: ArgumentParser) -> None:
@@ -30,11 +21,11 @@ def configure(parser: ArgumentParser) -> None:
     add_setup(parser)
 
 
-def parse(given: Namespace) -> Arguments:
-    return Arguments(given.bundle or default_bundle(), given.json, parse_setup(given, tuning=False))
+def parse(given: Namespace) -> BundleAndOptions:
+    return BundleAndOptions(given.bundle or default_bundle(), given.json, parse_setup(given, tuning=False))
 
 
-def run(arguments: Arguments) -> int:
+def run(arguments: BundleAndOptions) -> int:
     bundle = open_bundle(arguments.bundle, progress=show_hashing)
     setup = resolve(bundle, arguments.options)
     needed, free = needed_memory(bundle, setup), available_memory()
