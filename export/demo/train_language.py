@@ -22,7 +22,7 @@ from ..templates import SKINGPT4
 from .answers import conversation
 from .conditions import Findings, draw_findings
 from .labelled_drawings import UNKNOWN
-from .train_vision import CONFIG, Point, learning_rate, make_optimiser
+from .train_vision import CONFIG, Point, fast_arithmetic, learning_rate, make_optimiser
 
 VOCABULARY = 1024
 SPECIAL_TOKENS = SpecialTokens(unk=0, bos=1, eos=2)
@@ -122,7 +122,7 @@ def train(language: ProjectedLlama, training: QueryOutputs, tell: Callable[[Poin
 
 
 def _step(language: ProjectedLlama, query_output: Tensor, talks: Sequence[Any], optimiser: Any) -> float:
-    with torch.autocast("cpu", torch.bfloat16):
+    with fast_arithmetic():
         loss = language.loss(query_output, talks)
     optimiser.zero_grad()
     torch.autograd.backward(loss)
