@@ -1,6 +1,7 @@
 """Graphs run by ONNX Runtime."""
 
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -9,6 +10,7 @@ from typing import Any
 from .base import Array, EngineInfo, GraphSetup, TensorSpec
 from .errors import BundleError, EngineError, EngineUnavailable
 
+MAX_REASON = 200  # letters of ONNX Runtime's own words in an error
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 
 
@@ -43,7 +45,7 @@ class OrtGraph:
         try:
             return dict(zip(names, self._session.run(names, dict(inputs)), strict=True))
         except Exception as error:
-            raise EngineError(f"{self._name}: ONNX Runtime failed: {error}") from error
+            raise EngineError(f"{self._name}: ONNX Runtime failed: {_reason(error)}") from error
 
     def close(self) -> None:
         self._session = None
@@ -69,18 +71,30 @@ def _open(path: Path, setup: GraphSetup, profile: str | None = None) -> Any:
         )
     options = lib.SessionOptions()
     options.intra_op_num_threads = setup.threads
-    options.log_severity_level = 3
+    options.log_severity_level = 4  # its errors come as exceptions; its log would stand beside ours
     # Its threads would otherwise spin beside llama.cpp's, which come next.
     options.add_session_config_entry("session.force_spinning_stop", "1")
+    # Without VNNI, its sums of 8-bit products would overflow and the picture would be misread. ONNX Runtime leaves
+    # processors with VNNI as they are.
+    options.add_session_config_entry("session.x64quantprecision", "1")
     if profile:
         options.enable_profiling, options.profile_file_prefix = True, profile
     try:
-        session = lib.InferenceSession(str(path), options, providers=[provider])
+        session = lib.InferenceSession(str(path), options, providers=[provider], enable_fallback=0)
     except Exception as error:  # ONNX Runtime's exceptions share no base but Exception
-        raise BundleError(f"{path.name}: ONNX Runtime cannot load it: {error}") from error
+        raise BundleError(f"{path.name}: ONNX Runtime cannot load it: {_reason(error)}") from error
     if provider not in session.get_providers():  # it falls back to the CPU without a word
         raise EngineUnavailable(f"device {setup.device!r} was asked for, but ONNX Runtime could not start {provider}")
     return session
+
+
+def _reason(error: Exception) -> str:
+    """ONNX Runtime's message in one short line, without its status, source files, C++ signatures and our paths."""
+    text = " ".join(str(error).split())
+    text = re.sub(r"\[ONNXRuntimeError\] : \d+ : \w+ : ", "", text)
+    text = re.sub(r"Load model from .*? failed: ?", "", text)
+    text = re.sub(r"\S+\.(?:cc|h|cpp):\d+ \S+(?:\([^()]*(?:\([^()]*\)[^()]*)*\))?(?: const)? ", "", text)
+    return text if len(text) <= MAX_REASON else f"{text[:MAX_REASON]}…"
 
 
 def _import() -> Any:
