@@ -4,6 +4,7 @@ The log is kept for error messages. The few functions of ggml that are called di
 """
 
 import ctypes
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
@@ -18,6 +19,8 @@ _listeners: list[Callable[[str], None]] = []
 @cache
 def import_llama_cpp() -> Any:
     """The `llama_cpp` module, its log kept instead of printed. Raises EngineUnavailable."""
+    # At an abort ggml would start a debugger on this process, where one is installed, and print its memory's content.
+    os.environ.setdefault("GGML_NO_BACKTRACE", "1")
     try:
         import llama_cpp
     except ImportError:
@@ -85,18 +88,24 @@ def ggml_library() -> ctypes.CDLL:
     signatures = {
         "gguf_init_from_file": ([ctypes.c_char_p, GgufInitParams], pointer),
         "gguf_free": ([pointer], None),
-        "gguf_find_key": ([pointer, ctypes.c_char_p], index),
+        "gguf_get_n_kv": ([pointer], index),
+        "gguf_get_key": ([pointer, index], ctypes.c_char_p),
         "gguf_get_kv_type": ([pointer, index], ctypes.c_int),
         "gguf_get_val_u32": ([pointer, index], ctypes.c_uint32),
         "gguf_get_val_f32": ([pointer, index], ctypes.c_float),
+        "gguf_get_val_bool": ([pointer, index], ctypes.c_bool),
         "gguf_get_data_offset": ([pointer], ctypes.c_size_t),
         "gguf_get_tensor_offset": ([pointer, index], ctypes.c_size_t),
         "gguf_get_tensor_size": ([pointer, index], ctypes.c_size_t),
         "gguf_get_val_str": ([pointer, index], ctypes.c_char_p),
         "gguf_get_arr_n": ([pointer, index], ctypes.c_size_t),
+        "gguf_get_arr_type": ([pointer, index], ctypes.c_int),
+        "gguf_get_arr_data": ([pointer, index], pointer),
+        "gguf_get_arr_str": ([pointer, index, ctypes.c_size_t], ctypes.c_char_p),
         "gguf_get_n_tensors": ([pointer], index),
         "gguf_get_tensor_name": ([pointer, index], ctypes.c_char_p),
         "gguf_get_tensor_type": ([pointer, index], ctypes.c_int),
+        "ggml_validate_row_data": ([ctypes.c_int, pointer, ctypes.c_size_t], ctypes.c_bool),
         "ggml_quantize_chunk": (
             [ctypes.c_int, pointer, pointer, index, index, index, pointer],
             ctypes.c_size_t,

@@ -143,7 +143,7 @@ def make_manifest(
     special: SpecialTokens,
     template: Template,
 ) -> Manifest:
-    """Describe the files in `folder`, with no parity figures yet."""
+    """Describe the files in `folder`, with no parity figures and no self-test yet."""
     files = {}
     for path in sorted(folder.iterdir()):
         source = describe_source("", path)
@@ -167,6 +167,7 @@ def make_manifest(
         generation=GenerationDefaults(max_new_tokens=300, temperature=0.0, top_p=0.9),
         questions=QUESTIONS,
         parity=None,
+        self_test=None,
     )
 
 

@@ -82,6 +82,12 @@ def _synth(options: argparse.Namespace) -> None:
     _tell(options, synthesise_bundle(options.shape, options.output, choices))
 
 
+def _upgrade(options: argparse.Namespace) -> None:
+    from .make import upgrade_bundle
+
+    _tell(options, upgrade_bundle(options.output))
+
+
 def _evaluate(options: argparse.Namespace) -> None:
     from .demo.evaluate import evaluate, held_out_seeds, save_mistakes, table
 
@@ -176,6 +182,11 @@ def _parser() -> argparse.ArgumentParser:
     synth = commands.add_parser("synth", parents=[common], help="a full shape with random weights, for measuring")
     synth.add_argument("--shape", required=True, choices=("tiny", "7b", "13b"))
     synth.set_defaults(run=_synth)
+
+    upgrade = commands.add_parser("upgrade", help="rewrite bundle.json in the newest format, with a self-test")
+    upgrade.add_argument("output", type=Path, metavar="BUNDLE")
+    upgrade.add_argument("--json", action="store_true", help="print the result as JSON on standard output")
+    upgrade.set_defaults(run=_upgrade, kept="bundle.json is as it was")
     _add_demo_commands(commands)
     return parser
 

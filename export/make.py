@@ -7,9 +7,12 @@ from pathlib import Path
 
 from ..engines.errors import ExportError, ParityError
 from ..engines.llama_cpp_library import file_types
-from ..runtime.bundle import read_bundle
+from ..runtime.bundle import check_hashes, check_language_model, read_bundle
 from ..runtime.image import decode_image, read_image_file
-from ..runtime.manifest import MANIFEST, Manifest, Source, Template
+from ..runtime.manifest import FORMAT, MANIFEST, Manifest, Source, Template
+from ..runtime.options import Options
+from ..runtime.self_test import run_self_test
+from ..runtime.write_whole import write_whole
 from . import parity
 from .bundle_writer import NOTICE, check_target, describe_source, make_manifest, new_bundle
 from .checkpoints import LlamaFolder
@@ -117,10 +120,38 @@ def export_bundle(checkpoints: Checkpoints, target: Path, choices: Choices, pict
                 + "\n  ".join(measured.failures)
                 + "\nchoose a finer precision, or keep it all the same with --accept-parity"
             )
-        manifest = replace(manifest, parity=measured)
-        (folder / MANIFEST).write_text(manifest.to_json())
-        read_bundle(folder)
+        manifest = _with_self_test(folder, replace(manifest, parity=measured))
     llm_files.close()
+    return manifest
+
+
+def _with_self_test(folder: Path, manifest: Manifest) -> Manifest:
+    """The manifest with what the bundle computes here; written into the folder."""
+    (folder / MANIFEST).write_text(manifest.to_json())
+    step("computing the self-test")
+    found = run_self_test(read_bundle(folder), Options(tuning=False, prompt_snapshot=False))
+    manifest = replace(manifest, self_test=found)
+    (folder / MANIFEST).write_text(manifest.to_json())
+    return manifest
+
+
+def upgrade_bundle(path: Path) -> Manifest:
+    """Write a bundle's manifest anew, in the current format and with a self-test; the other files stay as they are.
+
+    The bundle's id changes. Raises BundleError, EngineError, ExportError if it cannot be written.
+    """
+    bundle = read_bundle(path)
+    with bar("hashing the bundle") as move:
+        check_hashes(bundle, lambda _, done, size: move(done, size))
+    check_language_model(bundle)
+    step("computing the self-test")
+    found = run_self_test(bundle, Options(tuning=False, prompt_snapshot=False))
+    manifest = replace(bundle.manifest, format=FORMAT, self_test=found)
+    try:
+        write_whole(path / MANIFEST, manifest.to_json().encode())
+        (path / MANIFEST).chmod(0o644)
+    except OSError as error:
+        raise ExportError(f"{path / MANIFEST}: cannot be written: {error.strerror}") from None
     return manifest
 
 
@@ -190,6 +221,4 @@ def synthesise_bundle(shape: str, target: Path, choices: Choices) -> Manifest:
             special=special_tokens(llama.folder),
             template=choices.template,
         )
-        (folder / MANIFEST).write_text(manifest.to_json())
-        read_bundle(folder)
-    return manifest
+        return _with_self_test(folder, manifest)

@@ -116,7 +116,7 @@ def tensor_types(config: LlamaConfig, kind: str, work: Path) -> TypeOf:
     narrow = replace(config, vocabulary=512, width=NARROW, heads=4, kv_heads=4, hidden=NARROW)
     write_gguf(RandomLlama(narrow, small), small / "f16.gguf", plain_types(F16), 1, "narrow", _silent)
     quantise(small / "f16.gguf", small / "q.gguf", kind, _silent)
-    types = read_gguf_header(small / "q.gguf").tensor_types
+    types = {tensor.name: tensor.type for tensor in read_gguf_header(small / "q.gguf").tensors}
     return lambda name, _: gguf.GGMLQuantizationType(types[name])
 
 

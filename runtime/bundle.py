@@ -1,12 +1,9 @@
 """A bundle on disk: its files are exactly the ones its manifest lists, whole and unchanged."""
 
 import hashlib
-import json
-import os
 import re
 import stat
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -14,7 +11,6 @@ from pathlib import Path
 from ..engines.base import TensorSpec
 from ..engines.errors import BundleError
 from ..engines.gguf_header import read_gguf_header
-from .cache_folder import cache_folder, keep
 from .manifest import MANIFEST, Manifest, read_manifest
 
 MAX_MANIFEST_BYTES = 1_000_000
@@ -22,6 +18,14 @@ PLAIN_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}")
 
 Progress = Callable[[str, int, int], None]
 """Called with a file's name, bytes done and bytes in all."""
+
+
+Fingerprint = dict[str, tuple[str, int, int, int, int, int]]
+"""Of each file: its path, device, inode, size, and times of last change of content (mtime) and of anything (ctime).
+
+A program can set mtime back, but not ctime. So files with the same fingerprint have the same content, unless somebody
+can write to the disk itself or set the clock.
+"""
 
 
 @dataclass(frozen=True)
@@ -32,27 +36,26 @@ class Bundle:
     manifest: Manifest
     id: str
     """SHA-256 of `bundle.json`, which holds the SHA-256 of every other file."""
+    fingerprint: Fingerprint
+    """Taken when the bundle was read."""
 
     def file(self, name: str) -> Path:
         return self.path / name
+
+    def check_unchanged(self) -> None:
+        """Raises BundleError if a file was changed or replaced since the bundle was read."""
+        try:
+            now = take_fingerprint(self.path, self.manifest)
+        except OSError as error:
+            raise BundleError(f"{error.filename or self.path}: cannot be read: {error.strerror}") from None
+        for name, found in now.items():
+            if found != self.fingerprint[name]:
+                raise BundleError(f"{name}: was changed or replaced while it was in use: open the bundle again")
 
 
 def default_bundle() -> Path:
     """The small bundle that comes with the package, for trying things out."""
     return Path(str(files("skingpt_edge.runtime"))) / "demo" / "bundle"
-
-
-def open_bundle(path: Path, *, verify: bool = False, progress: Progress | None = None) -> Bundle:
-    """Check structure, sizes and the language model's header; hash all files once per machine and bundle.
-
-    `verify` hashes them in any case. Raises BundleError.
-    """
-    bundle = read_bundle(path)
-    if verify or not _was_verified(bundle):
-        check_hashes(bundle, progress)
-        _remember_verified(bundle)
-    check_language_model(bundle)
-    return bundle
 
 
 def read_bundle(path: Path) -> Bundle:
@@ -80,7 +83,7 @@ def _read_bundle(path: Path) -> Bundle:
     except UnicodeDecodeError:
         raise BundleError(f"{MANIFEST}: not UTF-8") from None
     _check_files(path, manifest)
-    return Bundle(path, manifest, hashlib.sha256(data).hexdigest())
+    return Bundle(path, manifest, hashlib.sha256(data).hexdigest(), take_fingerprint(path, manifest))
 
 
 def _check_files(path: Path, manifest: Manifest) -> None:
@@ -97,6 +100,16 @@ def _check_files(path: Path, manifest: Manifest) -> None:
             raise BundleError(f"{name}: {found.st_size} bytes, expected {entry.size}: copy the bundle again")
     if extra := sorted({item.name for item in path.iterdir()} - {MANIFEST, *manifest.files}):
         raise BundleError(f"{extra[0]}: in the bundle but not listed in {MANIFEST}")
+
+
+def take_fingerprint(path: Path, manifest: Manifest) -> Fingerprint:
+    """Raises OSError."""
+    result: Fingerprint = {}
+    for name in sorted(manifest.files):
+        file = (path / name).resolve()
+        found = file.stat()
+        result[name] = (str(file), found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
+    return result
 
 
 def check_hashes(bundle: Bundle, progress: Progress | None = None) -> None:
@@ -126,6 +139,11 @@ def check_language_model(bundle: Bundle) -> None:
     """Compare the GGUF file's own header with the manifest. Raises BundleError."""
     manifest = bundle.manifest
     header = read_gguf_header(bundle.file(manifest.llm.file))
+    if header.n_ctx_train < manifest.llm.context:
+        raise BundleError(
+            f"{manifest.llm.file}: trained for at most {header.n_ctx_train} tokens, "
+            f"but {MANIFEST} wants a context of {manifest.llm.context}"
+        )
     expected = (manifest.shapes.image_embeds[-1], manifest.shapes.vocabulary)
     if (header.n_embd, header.n_vocab) != expected:
         raise BundleError(
@@ -138,8 +156,6 @@ def check_language_model(bundle: Bundle) -> None:
     for name, token in (("bos", special.bos), ("eos", special.eos), ("unknown", special.unk)):
         if (found := header.special_tokens.get(name, token)) != token:
             raise BundleError(f"{manifest.llm.file}: its {name} token is {found}, {MANIFEST} says {token}")
-    if header.has_chat_template:
-        raise BundleError(f"{manifest.llm.file}: holds a chat template, which could be run as code")
 
 
 def check_graph(name: str, specs: tuple[TensorSpec, ...], expected: dict[str, tuple[int, ...]]) -> None:
@@ -150,31 +166,3 @@ def check_graph(name: str, specs: tuple[TensorSpec, ...], expected: dict[str, tu
     found = {spec.name: spec.shape[1:] for spec in specs}
     if found != expected:
         raise BundleError(f"{name}: its tensors are {found}, but {MANIFEST} needs {expected}")
-
-
-def _verified_file(bundle: Bundle) -> Path:
-    place = hashlib.sha256(os.fsencode(bundle.path.resolve())).hexdigest()  # a bundle may be here twice
-    return cache_folder() / "verified" / f"{bundle.id[:32]}-{place[:32]}.json"
-
-
-def _fingerprint(bundle: Bundle) -> dict[str, list[int | str]]:
-    # Content that changes without changing any of these is not found again before `--verify`.
-    result: dict[str, list[int | str]] = {}
-    for name in sorted(bundle.manifest.files):
-        path = bundle.file(name).resolve()
-        found = path.stat()
-        result[name] = [str(path), found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns]
-    return result
-
-
-def _was_verified(bundle: Bundle) -> bool:
-    try:
-        return bool(json.loads(_verified_file(bundle).read_text()) == _fingerprint(bundle))
-    except (OSError, ValueError, RuntimeError):  # RuntimeError: there is no home directory
-        return False
-
-
-def _remember_verified(bundle: Bundle) -> None:
-    # Without a writable cache the hashes are computed at every start; that is slow, not wrong.
-    with suppress(OSError, RuntimeError):
-        keep(_verified_file(bundle), json.dumps(_fingerprint(bundle)).encode())

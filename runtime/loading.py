@@ -20,20 +20,22 @@ class Engines:
 
 
 def load(bundle: Bundle, setup: Setup) -> Engines:
-    """Load vision and language model at the same time. Raises BundleError, EngineError, InputError."""
-    with ThreadPoolExecutor(1) as pool:
+    """Load vision and language model at the same time.
+
+    Raises BundleError, also for a file that changes meanwhile, EngineError, InputError.
+    """
+    with ThreadPoolExecutor(1) as pool, ExitStack() as opened:
         vision = pool.submit(load_vision, bundle, setup.vision)
         try:
             model = load_language_model(bundle, setup.language_model)
-        except BaseException:
+            opened.callback(model.close)
+        finally:
             if not vision.exception():
-                vision.result().close()
-            raise
-        try:
-            return Engines(vision.result(), model)
-        except BaseException:
-            model.close()
-            raise
+                opened.callback(vision.result().close)
+        engines = Engines(vision.result(), model)
+        bundle.check_unchanged()
+        opened.pop_all()  # from here on the caller closes them
+        return engines
 
 
 def load_vision(bundle: Bundle, setup: GraphSetup) -> VisionModel:

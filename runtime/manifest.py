@@ -18,7 +18,7 @@ MANIFEST = "bundle.json"
 MIN_CONTEXT, MAX_CONTEXT = 64, 32768
 MAX_IMAGE_SIZE = 1024
 MAX_NUMBER = 1e30  # beyond it a value is a mistake, and may not fit a float
-MIN_STD = 1e-6
+MIN_STD, MAX_PIXEL_NUMBER = 1e-6, 10
 IMAGE_MARK = "<ImageHere>"
 """Stands for the picture in a template and in a prompt's text."""
 STAGES = ("pixels", "image_features", "query_output", "image_embeds", "first_logits")
@@ -168,6 +168,18 @@ class Parity:
 
 
 @dataclass(frozen=True)
+class SelfTest:
+    """What the bundle computed where it was made; `self_test.py` computes it again where the bundle is verified."""
+
+    tokenizer_sha256: str
+    """Of the bytes of every token and of the token ids of each question's prompt."""
+    image_embeds: tuple[float, ...]
+    """Values of the test picture's embeddings, evenly spaced among all."""
+    logits: dict[str, float]
+    """Of the first question's answer: token id to logit, the largest and evenly spaced ones."""
+
+
+@dataclass(frozen=True)
 class Manifest:
     format: int
     """The format that the file was written in."""
@@ -184,6 +196,8 @@ class Manifest:
     questions: tuple[Question, ...]
     parity: Parity | None
     """None: a synthetic bundle, which has no original."""
+    self_test: SelfTest | None
+    """None: made before bundles had one (format 1)."""
 
     def to_json(self) -> str:
         return json.dumps({**asdict(self), "format": FORMAT}, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
@@ -201,12 +215,18 @@ def read_manifest(text: str) -> Manifest:
     if found not in (1, FORMAT):
         raise BundleError(f"{MANIFEST}: this is format {found!r}, this runtime reads formats 1 and {FORMAT}")
     if found == 1 and isinstance(data.get("llm"), dict):
-        if "special_tokens" in data["llm"]:
-            raise BundleError(f"{MANIFEST}.llm: unknown field 'special_tokens' in format 1")
-        data["llm"]["special_tokens"] = dict(FORMAT_1_SPECIAL_TOKENS)
+        _complete(data, MANIFEST, "self_test", None)
+        _complete(data["llm"], f"{MANIFEST}.llm", "special_tokens", dict(FORMAT_1_SPECIAL_TOKENS))
     manifest: Manifest = _parse(Manifest, data, MANIFEST)
     _check(manifest)
     return manifest
+
+
+def _complete(part: dict[str, Any], where: str, name: str, value: Any) -> None:
+    """Give a part of format 1 a field that format 2 has."""
+    if name in part:
+        raise BundleError(f"{where}: unknown field {name!r} in format 1")
+    part[name] = value
 
 
 def _check(manifest: Manifest) -> None:
@@ -219,6 +239,8 @@ def _check(manifest: Manifest) -> None:
         raise BundleError(f"{MANIFEST}: image.mean and image.std need three numbers, std of at least {MIN_STD}")
     if shapes.vocabulary < 1 or any(len(shape) != 2 or min(shape) < 1 for shape in _arrays(shapes)):
         raise BundleError(f"{MANIFEST}: shapes must be pairs of positive numbers")
+    if max(map(abs, (*mean, *std))) > MAX_PIXEL_NUMBER:
+        raise BundleError(f"{MANIFEST}: image.mean and image.std must be at most {MAX_PIXEL_NUMBER}: pixels are 0 to 1")
     _check_range("image.size", manifest.image.size, 1, MAX_IMAGE_SIZE)
     _check_range("llm.context", llm.context, MIN_CONTEXT, MAX_CONTEXT)
     if llm.kv_type not in KV_TYPES:

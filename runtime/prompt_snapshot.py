@@ -13,7 +13,7 @@ from pathlib import Path
 from ..engines.base import LanguageModel
 from ..engines.errors import EngineError
 from .bundle import Bundle
-from .cache_folder import cache_folder, keep
+from .cache_folder import cache_folder, keep, read_kept
 
 FORMAT = 1
 LEAST_SECONDS = 0.5  # of computing; below, a file is not worth it
@@ -31,9 +31,10 @@ class PromptSnapshot:
     def restore(self, sequence: int, tokens: Sequence[int]) -> bool:
         """Put the tokens' KV into an empty sequence; false, and nothing done, if there is no snapshot of them."""
         try:
-            path = self._file(tokens)
-            data = path.read_bytes()
-        except (OSError, RuntimeError):  # RuntimeError: there is no home directory
+            data = read_kept(self._file(tokens))
+        except RuntimeError:  # there is no home directory
+            return False
+        if data is None:
             return False
         digest, state = data[:DIGEST], data[DIGEST:]
         if hashlib.sha256(state).digest() != digest:

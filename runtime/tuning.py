@@ -18,13 +18,14 @@ from ..engines.base import LanguageModel, TokenSegment
 from ..engines.errors import EngineError, InputError
 from ..engines.registry import GRAPH_ENGINES, LANGUAGE_MODELS
 from .bundle import Bundle
-from .cache_folder import cache_folder, keep
+from .cache_folder import cache_folder, keep, read_kept
 from .loading import load_language_model, load_vision
 from .machine import logical_cpus, physical_cores, processor_name
 from .options import RANGES, Setup
 from .requirements import Speed
 
 SCHEMA = "skingpt-tuning/3"
+MAX_BYTES = 100_000
 PROMPT, ANSWER, TRIALS = 32, 8, 3  # tokens of a prompt and of an answer, and how often both are timed
 
 
@@ -113,7 +114,7 @@ def remember(bundle: Bundle, setup: Setup, tuning: Tuning) -> Path:
 def recall(bundle: Bundle, vision_engine: str, language_engine: str) -> Tuning | None:
     """What was measured before on this machine with this bundle and these engines; None if nothing usable was."""
     try:
-        found = json.loads(_file(bundle, vision_engine, language_engine).read_text())
+        found = json.loads(read_kept(_file(bundle, vision_engine, language_engine), MAX_BYTES) or b"")
         if found.pop("schema") != SCHEMA:
             return None
         tuning = Tuning(**found)

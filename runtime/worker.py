@@ -6,6 +6,7 @@ parent. A child that is not called does not use the CPU.
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
@@ -17,14 +18,29 @@ from ..engines import errors
 from ..engines.errors import EngineError, SkinGPTError
 
 
+class WorkerEnded(EngineError):
+    """A child process ended while it was asked something."""
+
+    def __init__(self, name: str, code: int) -> None:
+        """`code`: its exit code, or a signal's number below zero."""
+        why = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+        super().__init__(f"{name}: its process ended ({why})")
+        self.code = code
+
+    @property
+    def out_of_memory(self) -> bool:
+        """It was most likely killed because the machine's memory ran out."""
+        return self.code == -signal.SIGKILL
+
+
 class Worker:
     """A child process that holds one object; a context manager."""
 
-    def __init__(self, target: str, *, threads: int, **options: Any) -> None:
+    def __init__(self, target: str, *, threads: int, quiet: bool = False, **options: Any) -> None:
         """Start a process that makes `target`, a class named as `package.module:Class`, with these options as JSON.
 
-        `threads` is one of the options, and the size of the thread pools of the child's libraries. Raises what the
-        class raised, EngineError if the process ends.
+        `threads` is one of the options, and the size of the thread pools of the child's libraries. With `quiet`
+        nothing that the child prints is shown. Raises what the class raised, WorkerEnded if the process ends.
         """
         self._name = target.rpartition(":")[2]
         # numpy's and torch's thread pools are sized when they are imported.
@@ -33,6 +49,7 @@ class Worker:
             [sys.executable, "-m", __spec__.name, target, json.dumps({"threads": threads, **options})],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL if quiet else None,
             text=True,
             env={**os.environ, **pools},
         )
@@ -46,7 +63,7 @@ class Worker:
     def ask(self, method: str, **arguments: Any) -> Any:
         """Call a method of the object in the child and return its result.
 
-        Raises what the method raised, if it is one of our errors; the child then goes on. Raises EngineError if the
+        Raises what the method raised, if it is one of our errors; the child then goes on. Raises WorkerEnded if the
         child has ended.
         """
         assert self._process.stdin
@@ -63,14 +80,11 @@ class Worker:
             raise self._ended()
         answer = json.loads(line)
         if "error" in answer:
-            kind = getattr(errors, answer["kind"])
-            raise kind(f"{self._name}: {answer['error']}")
+            raise getattr(errors, answer["kind"])(answer["error"])
         return answer["result"]
 
-    def _ended(self) -> EngineError:
-        code = self._process.wait()
-        why = "killed, most likely because memory ran out" if code < 0 else "see the lines above"
-        return EngineError(f"{self._name}: its process ended with code {code} ({why})")
+    def _ended(self) -> "WorkerEnded":
+        return WorkerEnded(self._name, self._process.wait())
 
     def close(self) -> None:
         """End the child and wait for it, so that its memory is free again."""

@@ -8,8 +8,8 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from ...engines.errors import EngineUnavailable
-from ...runtime.bundle import open_bundle
 from ...runtime.options import Options
+from ...runtime.verification import open_bundle
 from ..result_files import SCHEMA
 from . import system
 from .build_results import assemble

@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from ...engines.errors import EngineError
-from ...runtime.bundle import Bundle, open_bundle
+from ...runtime.bundle import Bundle
 from ...runtime.options import Options, Setup
 from ...runtime.resolve import resolve
+from ...runtime.verification import open_bundle
 
 ROLES = {
     "vision": f"{__package__}.bundle_trials:VisionStages",

@@ -21,12 +21,13 @@ import numpy as np
 from ...engines.base import Floats, LanguageModel, TokenSegment
 from ...engines.errors import SkinGPTError
 from ...engines.registry import devices
-from ...runtime.bundle import Bundle, open_bundle
+from ...runtime.bundle import Bundle
 from ...runtime.conversation import Answer
 from ...runtime.loading import load
 from ...runtime.options import Options
 from ...runtime.resolve import resolve
 from ...runtime.skingpt import SkinGPT
+from ...runtime.verification import open_bundle
 from ...runtime.vision import ImageEmbedding
 from ..measure.fixed_inputs import exactly, put_prompt
 

@@ -5,11 +5,12 @@ from argparse import ArgumentParser, Namespace
 from dataclasses import asdict
 
 from ...engines.errors import InputError
-from ..bundle import default_bundle, open_bundle
+from ..bundle import default_bundle
 from ..machine import available_memory
 from ..requirements import gigabytes, needed_memory
 from ..resolve import resolve
 from ..tuning import remember, tune
+from ..verification import open_bundle
 from .arguments import BundleAndOptions, add_bundle, add_setup, parse_setup
 from .terminal import show_hashing, show_progress
 

@@ -1,17 +1,15 @@
-"""`skingpt verify`: check every byte of a bundle, and that its parts fit together by their own headers."""
+"""`skingpt verify`: check every byte of a bundle, that its parts fit, and that it computes here what it should."""
 
 import json
 from argparse import ArgumentParser, Namespace
 
-from ..bundle import check_hashes, check_language_model, read_bundle
-from ..loading import load_vision
-from ..options import Options
+from ..bundle import read_bundle
 from ..printable import printable
-from ..resolve import resolve
+from ..verification import verify_bundle
 from .arguments import BundleOnly, add_bundle, parse_bundle
 from .terminal import show_hashing
 
-HELP = "check every byte of a bundle and that its parts fit"
+HELP = "check every byte of a bundle, and that it runs and computes here what it should"
 
 
 def configure(parser: ArgumentParser) -> None:
@@ -24,13 +22,13 @@ def parse(given: Namespace) -> BundleOnly:
 
 def run(arguments: BundleOnly) -> int:
     bundle = read_bundle(arguments.bundle)
-    check_hashes(bundle, show_hashing)
-    check_language_model(bundle)
-    load_vision(bundle, resolve(bundle, Options()).vision).close()
-    notice = bundle.manifest.notice
+    verify_bundle(bundle, show_hashing)
+    notice, tested = bundle.manifest.notice, bundle.manifest.self_test is not None
     if arguments.json:
-        print(json.dumps({"bundle": str(bundle.path), "id": bundle.id, "ok": True, "notice": notice}))
+        found = {"bundle": str(bundle.path), "id": bundle.id, "ok": True, "self_test": tested, "notice": notice}
+        print(json.dumps(found))
     else:
-        print(f"{bundle.path}: whole and unchanged, {len(bundle.manifest.files)} files, id {bundle.id[:16]}")
+        test = "self-test passed" if tested else "runs; it has no self-test to compare with"
+        print(f"{bundle.path}: whole and unchanged, {len(bundle.manifest.files)} files, id {bundle.id[:16]}; {test}")
         print(printable(notice))
     return 0
