@@ -7,6 +7,8 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from .exclusive import Exclusive
+
 Array = npt.NDArray[Any]
 Floats = npt.NDArray[np.float32]
 
@@ -136,8 +138,13 @@ class LanguageModel(Protocol):
     """A causal language model with a KV cache of several sequences. Opened with `(path, setup)`.
 
     A sequence is a number; positions in it count from 0. The caller says at which position it evaluates, and keeps
-    track of what the cache holds.
+    track of what the cache holds. Every method raises EngineError where `exclusive` does.
     """
+
+    @property
+    def exclusive(self) -> Exclusive:
+        """Entered by every method here, and by whoever keeps track of what the KV cache holds."""
+        ...
 
     @property
     def info(self) -> EngineInfo: ...

@@ -8,6 +8,7 @@ import numpy as np
 
 from .base import EmbeddingSegment, EngineInfo, Floats, TokenSegment
 from .errors import EngineError
+from .exclusive import Exclusive
 
 BOS, EOS = 1, 2
 FIRST_SCRIPTED = 300  # token ids: 0 to 2 special, 3 to 258 bytes, from here on the scripted tokens
@@ -23,6 +24,7 @@ class FakeLanguageModel:
     def __init__(
         self, answers: Sequence[Sequence[bytes]], *, n_embd: int = 4, n_ctx: int = 4096, n_batch: int = 64
     ) -> None:
+        self.exclusive = Exclusive(self._free)
         self.n_embd = n_embd
         self.n_ctx = n_ctx
         self.n_batch = n_batch
@@ -72,6 +74,7 @@ class FakeLanguageModel:
         return self._logits(segment.sequence)
 
     def _check_room(self, items: int) -> None:
+        self.exclusive.check()
         if not 1 <= items <= self.n_batch:
             raise EngineError(f"{items} tokens or embeddings in one call, expected 1 to {self.n_batch}")
 
@@ -130,5 +133,8 @@ class FakeLanguageModel:
         self.threads = (threads, prefill_threads)
 
     def close(self) -> None:
+        self.exclusive.close()
+
+    def _free(self) -> None:
         self.cells.clear()
         self._numbers.clear()

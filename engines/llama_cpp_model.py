@@ -5,7 +5,9 @@ The high-level `Llama` class is not used: it cannot take embeddings in place of 
 
 import ctypes
 import os
+import weakref
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ import numpy as np
 
 from .base import EmbeddingSegment, EngineInfo, Floats, LanguageModelSetup, TokenSegment
 from .errors import EngineError, EngineUnavailable, InputError
+from .exclusive import Exclusive
 from .llama_cpp_library import cpu_features, import_llama_cpp, last_log
 
 
@@ -22,7 +25,10 @@ def build() -> str:
 
 
 class LlamaCppModel:
-    """A Llama run by llama.cpp. All sequences share the KV cache's cells, so that a forked prefix is stored once."""
+    """A Llama run by llama.cpp. All sequences share the KV cache's cells, so that a forked prefix is stored once.
+
+    Its memory is freed by `close`, or when it is dropped unclosed.
+    """
 
     def __init__(self, path: Path, setup: LanguageModelSetup) -> None:
         """Raises EngineError, EngineUnavailable, InputError for a context the model was not trained for."""
@@ -35,17 +41,23 @@ class LlamaCppModel:
                 "this llama.cpp was built with AMX, which gives wrong results here: build it as CONTRIBUTING.md says, "
                 "or ask for layout 'plain', which is right and slower"
             )
+        owned = ExitStack()
+        free = weakref.finalize(self, _free, owned, os.getpid())
+        free.atexit = False  # the system frees it then; a daemon thread may still be computing
+        self.exclusive = Exclusive(free)
         self._model = lib.llama_model_load_from_file(os.fsencode(path), _model_params(lib, setup))
         if not self._model:
             raise EngineError(f"{path.name}: llama.cpp cannot load it ({last_log()})")
+        owned.callback(lib.llama_model_free, self._model)
         trained = lib.llama_model_n_ctx_train(self._model)
         if setup.context > trained:
-            lib.llama_model_free(self._model)
+            self.close()
             raise InputError(f"context is {setup.context}, but this model was trained for at most {trained}")
         self._context = lib.llama_init_from_model(self._model, _context_params(lib, setup))
         if not self._context:
-            lib.llama_model_free(self._model)
+            self.close()
             raise EngineError(f"{path.name}: llama.cpp cannot make a context of {setup.cells} ({last_log()})")
+        owned.callback(lib.llama_free, self._context)
         self._memory = lib.llama_get_memory(self._context)
         self._vocab = lib.llama_model_get_vocab(self._model)
         self.n_embd: int = lib.llama_model_n_embd(self._model)
@@ -54,6 +66,8 @@ class LlamaCppModel:
         self.n_batch = setup.batch
         self._token_batch = lib.llama_batch_init(setup.batch, 0, 1)
         self._embedding_batch = lib.llama_batch_init(setup.batch, self.n_embd, 1)
+        for batch in (self._token_batch, self._embedding_batch):
+            owned.callback(lib.llama_batch_free, batch)
         self._setup = setup
         how = (setup.kv_type, setup.flash_attention, setup.sequences, setup.cells, setup.batch, setup.device)
         self.identity = f"{build()}; {(*how, setup.gpu_layers, setup.layout)}"
@@ -61,59 +75,60 @@ class LlamaCppModel:
     @property
     def info(self) -> EngineInfo:
         """All but the device is read from llama.cpp itself, not from what it was asked."""
-        self._check_open()
-        lib, buffer = self._lib, ctypes.create_string_buffer(128)
-        lib.llama_model_desc(self._model, buffer, len(buffer))
-        return EngineInfo(
-            engine="llama.cpp",
-            version=f"llama-cpp-python {lib.__version__}",
-            device=self._setup.device,
-            threads=lib.llama_n_threads(self._context),
-            details={
-                "model": buffer.value.decode(errors="replace"),
-                "prefill_threads": lib.llama_n_threads_batch(self._context),
-                "cells": lib.llama_n_ctx(self._context),
-                "sequences": lib.llama_n_seq_max(self._context),
-                "batch": lib.llama_n_batch(self._context),
-                "cpu_features": cpu_features().strip(),
-            },
-        )
+        with self.exclusive:
+            lib, buffer = self._lib, ctypes.create_string_buffer(128)
+            lib.llama_model_desc(self._model, buffer, len(buffer))
+            return EngineInfo(
+                engine="llama.cpp",
+                version=f"llama-cpp-python {lib.__version__}",
+                device=self._setup.device,
+                threads=lib.llama_n_threads(self._context),
+                details={
+                    "model": buffer.value.decode(errors="replace"),
+                    "prefill_threads": lib.llama_n_threads_batch(self._context),
+                    "cells": lib.llama_n_ctx(self._context),
+                    "sequences": lib.llama_n_seq_max(self._context),
+                    "batch": lib.llama_n_batch(self._context),
+                    "cpu_features": cpu_features().strip(),
+                },
+            )
 
     def tokenize(self, text: str, *, bos: bool) -> list[int]:
-        self._check_open()
-        data = text.encode()
-        room = len(data) + 2  # a byte each, the dummy prefix, BOS
-        ids = (ctypes.c_int32 * room)()
-        count = self._lib.llama_tokenize(self._vocab, data, len(data), ids, room, bos, False)
-        if count < 0:
-            raise EngineError(f"llama.cpp cannot tokenise a text of {len(data)} bytes")
-        return list(ids[:count])
+        with self.exclusive:
+            data = text.encode()
+            room = len(data) + 2  # a byte each, the dummy prefix, BOS
+            ids = (ctypes.c_int32 * room)()
+            count = self._lib.llama_tokenize(self._vocab, data, len(data), ids, room, bos, False)
+            if count < 0:
+                raise EngineError(f"llama.cpp cannot tokenise a text of {len(data)} bytes")
+            return list(ids[:count])
 
     def token_bytes(self, token: int) -> bytes:
-        self._check_open()
-        size = 256
-        while True:
-            buffer = ctypes.create_string_buffer(size)
-            count = self._lib.llama_token_to_piece(self._vocab, token, buffer, size, 0, True)
-            if count >= 0:
-                return buffer.raw[:count]
-            size = -count
+        with self.exclusive:
+            size = 256
+            while True:
+                buffer = ctypes.create_string_buffer(size)
+                count = self._lib.llama_token_to_piece(self._vocab, token, buffer, size, 0, True)
+                if count >= 0:
+                    return buffer.raw[:count]
+                size = -count
 
     def set_threads(self, threads: int, prefill_threads: int) -> None:
-        self._check_open()
-        self._lib.llama_set_n_threads(self._context, threads, prefill_threads)
+        with self.exclusive:
+            self._lib.llama_set_n_threads(self._context, threads, prefill_threads)
 
     def evaluate(self, segments: Sequence[TokenSegment]) -> Floats:
         self._check_room(sum(map(len, segments)))
-        batch, ends, count = self._token_batch, [], 0
-        for segment in segments:
-            for i, token in enumerate(segment.tokens):
-                batch.token[count] = token
-                self._place(batch, count, segment.sequence, segment.position + i, last=i == len(segment) - 1)
-                count += 1
-            ends.append(count - 1)
-        self._decode(batch, count)
-        return np.stack([self._logits_after(end) for end in ends])
+        with self.exclusive:
+            batch, ends, count = self._token_batch, [], 0
+            for segment in segments:
+                for i, token in enumerate(segment.tokens):
+                    batch.token[count] = token
+                    self._place(batch, count, segment.sequence, segment.position + i, last=i == len(segment) - 1)
+                    count += 1
+                ends.append(count - 1)
+            self._decode(batch, count)
+            return np.stack([self._logits_after(end) for end in ends])
 
     def evaluate_embeddings(self, segment: EmbeddingSegment) -> Floats:
         if segment.embeddings.ndim != 2 or segment.embeddings.shape[1] != self.n_embd:
@@ -121,14 +136,15 @@ class LlamaCppModel:
         count = len(segment)
         self._check_room(count)
         rows = np.ascontiguousarray(segment.embeddings, dtype=np.float32)
-        ctypes.memmove(self._embedding_batch.embd, rows.ctypes.data, rows.nbytes)
-        for i in range(count):
-            self._place(self._embedding_batch, i, segment.sequence, segment.position + i, last=i == count - 1)
-        self._decode(self._embedding_batch, count)
-        return self._logits_after(count - 1).copy()
+        with self.exclusive:
+            ctypes.memmove(self._embedding_batch.embd, rows.ctypes.data, rows.nbytes)
+            for i in range(count):
+                self._place(self._embedding_batch, i, segment.sequence, segment.position + i, last=i == count - 1)
+            self._decode(self._embedding_batch, count)
+            return self._logits_after(count - 1).copy()
 
     def _check_room(self, count: int) -> None:
-        self._check_open()
+        self.exclusive.check()
         if not 1 <= count <= self.n_batch:
             raise EngineError(f"{count} tokens or embeddings in one call, expected 1 to {self.n_batch}")
 
@@ -151,39 +167,36 @@ class LlamaCppModel:
         return np.ctypeslib.as_array(pointer, shape=(self.n_vocab,))
 
     def fork(self, source: int, target: int, length: int) -> None:
-        self._check_open()
-        self._lib.llama_memory_seq_rm(self._memory, target, -1, -1)
-        self._lib.llama_memory_seq_cp(self._memory, source, target, 0, length)
+        with self.exclusive:
+            self._lib.llama_memory_seq_rm(self._memory, target, -1, -1)
+            self._lib.llama_memory_seq_cp(self._memory, source, target, 0, length)
 
     def rewind(self, sequence: int, length: int) -> None:
-        self._check_open()
-        if not self._lib.llama_memory_seq_rm(self._memory, sequence, length, -1):
-            raise EngineError(f"llama.cpp could not rewind sequence {sequence} to {length}")
+        with self.exclusive:
+            if not self._lib.llama_memory_seq_rm(self._memory, sequence, length, -1):
+                raise EngineError(f"llama.cpp could not rewind sequence {sequence} to {length}")
 
     def snapshot(self, sequence: int) -> bytes:
-        self._check_open()
-        size = self._lib.llama_state_seq_get_size(self._context, sequence)
-        buffer = (ctypes.c_uint8 * size)()
-        written = self._lib.llama_state_seq_get_data(self._context, buffer, size, sequence)
-        return ctypes.string_at(buffer, written)
+        with self.exclusive:
+            size = self._lib.llama_state_seq_get_size(self._context, sequence)
+            buffer = (ctypes.c_uint8 * size)()
+            written = self._lib.llama_state_seq_get_data(self._context, buffer, size, sequence)
+            return ctypes.string_at(buffer, written)
 
     def restore(self, sequence: int, data: bytes) -> None:
-        self._check_open()
-        buffer = (ctypes.c_uint8 * len(data)).from_buffer_copy(data)
-        if self._lib.llama_state_seq_set_data(self._context, buffer, len(data), sequence) != len(data):
-            raise EngineError(f"llama.cpp cannot restore a snapshot of {len(data)} bytes: {last_log()}")
-
-    def _check_open(self) -> None:
-        if not self._context:  # llama.cpp would end the process
-            raise EngineError("the model is closed")
+        with self.exclusive:
+            buffer = (ctypes.c_uint8 * len(data)).from_buffer_copy(data)
+            if self._lib.llama_state_seq_set_data(self._context, buffer, len(data), sequence) != len(data):
+                raise EngineError(f"llama.cpp cannot restore a snapshot of {len(data)} bytes: {last_log()}")
 
     def close(self) -> None:
-        if self._context:
-            self._lib.llama_batch_free(self._token_batch)
-            self._lib.llama_batch_free(self._embedding_batch)
-            self._lib.llama_free(self._context)
-            self._lib.llama_model_free(self._model)
-            self._context = self._model = None
+        self.exclusive.close()
+
+
+def _free(owned: ExitStack, process: int) -> None:
+    # A child that was forked has the memory, but not the threads that freeing it would wait for.
+    if os.getpid() == process:
+        owned.close()
 
 
 def _model_params(lib: Any, setup: LanguageModelSetup) -> Any:

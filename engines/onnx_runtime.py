@@ -9,6 +9,7 @@ from typing import Any
 
 from .base import Array, EngineInfo, GraphSetup, TensorSpec
 from .errors import BundleError, EngineError, EngineUnavailable
+from .forked_children import keep_in_children
 
 MAX_REASON = 200  # letters of ONNX Runtime's own words in an error
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
@@ -83,6 +84,7 @@ def _open(path: Path, setup: GraphSetup, profile: str | None = None) -> Any:
         session = lib.InferenceSession(str(path), options, providers=[provider], enable_fallback=0)
     except Exception as error:  # ONNX Runtime's exceptions share no base but Exception
         raise BundleError(f"{path.name}: ONNX Runtime cannot load it: {_reason(error)}") from error
+    keep_in_children(session)
     if provider not in session.get_providers():  # it falls back to the CPU without a word
         raise EngineUnavailable(f"device {setup.device!r} was asked for, but ONNX Runtime could not start {provider}")
     return session

@@ -25,6 +25,7 @@ from ..engines.base import (
     TokenSegment,
 )
 from ..engines.errors import EngineError
+from ..engines.exclusive import Exclusive
 from ..runtime.bundle import Bundle
 from ..runtime.loading import Engines
 from ..runtime.options import Setup
@@ -134,6 +135,7 @@ class TorchLlama:
         self._llama.eval().requires_grad_(False)
         self._tokenizer = SentencePieceProcessor(model_file=str(source.folder / "tokenizer.model"))
         self._caches: dict[int, DynamicCache] = {}
+        self.exclusive = Exclusive(self._caches.clear)
         self.n_embd = source.config.width
         self.n_ctx = source.config.context
         self.n_batch = source.config.context
@@ -197,4 +199,4 @@ class TorchLlama:
         torch.set_num_threads(max(threads, prefill_threads))  # torch has one number for both
 
     def close(self) -> None:
-        self._caches.clear()
+        self.exclusive.close()

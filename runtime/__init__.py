@@ -29,7 +29,8 @@ from ..engines.errors import (
     QuestionError,
     SkinGPTError,
 )
-from .bundle import Bundle, open_bundle
+from ..engines.exclusive import Exclusive
+from .bundle import Bundle
 from .conversation import Answer, Conversation, Turn
 from .kv_cache import Prefill
 from .loading import Engines, load
@@ -40,6 +41,7 @@ from .resolve import resolve
 from .sampling import GenerationConfig
 from .scheduler import Job, Scheduler, Ticket
 from .skingpt import SkinGPT
+from .verification import open_bundle
 from .vision import ImageEmbedding, VisionModel
 
 __all__ = [
@@ -53,6 +55,7 @@ __all__ = [
     "EngineInfo",
     "EngineUnavailable",
     "Engines",
+    "Exclusive",
     "GenerationConfig",
     "GraphEngine",
     "GraphSetup",

@@ -89,9 +89,10 @@ class Conversation:
 
     def ask(self, question: str, config: GenerationConfig | None = None, *, cancel: Event | None = None) -> Answer:
         """The whole answer to a question. Raises as `stream` does."""
-        for _ in self.stream(question, config, cancel=cancel):
-            pass
-        return self.answers[-1]
+        with self._model.exclusive:  # between two tokens, too: another thread's answer would take this one's place
+            for _ in self.stream(question, config, cancel=cancel):
+                pass
+            return self.answers[-1]
 
     def stream(
         self, question: str, config: GenerationConfig | None = None, *, cancel: Event | None = None
@@ -105,7 +106,8 @@ class Conversation:
         `cancel` may be set by another thread. It takes effect after the chunk of the prompt or the token that is being
         computed.
 
-        Raises QuestionError if the question does not fit into the context, EngineError, NumericalError, Cancelled.
+        Raises QuestionError if the question does not fit into the context, EngineError, also if another thread is
+        using the model, NumericalError, Cancelled.
         """
         pieces: list[str] = []
         scheduler = Scheduler(self._model)
@@ -119,7 +121,7 @@ class Conversation:
                     raise Cancelled("the answer was cancelled")
             delivered = True
         finally:
-            scheduler.cancel(ticket)
+            ticket.job.close()
             if ticket.result and not delivered:
                 self.answers.remove(ticket.result)
         if ticket.error:

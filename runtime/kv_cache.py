@@ -8,9 +8,10 @@ What must be computed is yielded to a `Scheduler`, so that one answer can be gen
 """
 
 import time
+from collections import deque
 from collections.abc import Generator, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from ..engines.base import EmbeddingSegment, Floats, LanguageModel, Segment, TokenSegment
 from ..engines.errors import EngineError
@@ -55,6 +56,7 @@ class KvCache:
         self._owners: dict[int, Lease] = {}  # by sequence, the answers in the making, the oldest first
         self._from_system = dict.fromkeys(self._held, 0)  # by sequence, the leading cells it shares with SYSTEM
         self._extends_system: Lease | None = None
+        self._released: deque[Release] = deque()
 
     def lease(self) -> "Lease":
         """A sequence for one answer; which one is decided when its prompt is known."""
@@ -62,6 +64,7 @@ class KvCache:
 
     def forget_conversations(self) -> None:
         """Drop all conversations; the text before the image stays."""
+        self._settle()
         self._owners.clear()
         for sequence in self._held.keys() - {SYSTEM}:
             self.rewind(sequence, 0)
@@ -71,6 +74,7 @@ class KvCache:
 
         If all are taken, the oldest answer loses its own. `room` more items are to fit behind the prompt.
         """
+        self._settle()
         free = [sequence for sequence in self._held if sequence not in self._owners and sequence != SYSTEM]
         candidates = free or [next(iter(self._owners))]
 
@@ -86,17 +90,26 @@ class KvCache:
     def owns(self, lease: "Lease", sequence: int) -> bool:
         return self._owners.get(sequence) is lease
 
-    def release(self, lease: "Lease", sequence: int, *, cut_off: bool) -> None:
-        """What the sequence holds stays, for a prompt that begins alike; chunks of an evaluation cut off do not."""
-        taken = []
-        if self._extends_system is lease:
-            self._extends_system = None
-            taken.append(SYSTEM)
-        if self.owns(lease, sequence):
-            del self._owners[sequence]
-            taken.append(sequence)
-        if cut_off:
-            with suppress(EngineError):  # the model may be closed already
+    def release(self, release: "Release") -> None:
+        """An answer is finished or given up.
+
+        What its sequence holds stays, for a prompt that begins alike. The next answer sees to the rest, because an
+        answer may be given up while another thread uses the model, or by the garbage collector at any moment.
+        """
+        self._released.append(release)
+
+    def _settle(self) -> None:
+        """Free what was released; chunks of an evaluation that was cut off are dropped."""
+        while self._released:
+            lease, sequence, cut_off = self._released.popleft()
+            taken = []
+            if self._extends_system is lease:
+                self._extends_system = None
+                taken.append(SYSTEM)
+            if self.owns(lease, sequence):
+                del self._owners[sequence]
+                taken.append(sequence)
+            if cut_off:
                 for one in taken:
                     self.rewind(one, len(self._held[one]))
 
@@ -129,6 +142,7 @@ class KvCache:
 
         If another lease is at it, this one does not wait: it takes what is there and computes the rest for itself.
         """
+        self._settle()
         held = self._held[SYSTEM]
         if held == list(tokens) or self._extends_system:
             return False
@@ -242,8 +256,17 @@ class Lease:
             raise EngineError("another answer was begun before this one was finished: generate one at a time")
 
     def release(self) -> None:
-        """The answer is finished or given up."""
-        self._cache.release(self, self._sequence, cut_off=self._evaluating)
+        """The answer is finished or given up. Any thread may call it, at any time."""
+        self._cache.release(Release(self, self._sequence, self._evaluating))
+
+
+class Release(NamedTuple):
+    """What a lease leaves behind."""
+
+    lease: Lease
+    sequence: int
+    cut_off: bool
+    """In the middle of an evaluation."""
 
 
 @dataclass(frozen=True)

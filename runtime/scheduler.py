@@ -7,6 +7,7 @@ chunks. So it can be cancelled after a chunk, and other answers go on between it
 from collections import deque
 from collections.abc import Generator
 from dataclasses import dataclass
+from threading import RLock
 from typing import Any, Generic, TypeVar
 
 from ..engines.base import EmbeddingSegment, Floats, LanguageModel, Segment, TokenSegment
@@ -51,6 +52,8 @@ class Scheduler:
 
     With `together` false each call of the model serves one job alone. Other jobs then change nothing that is computed,
     but everything takes as long as one job after the other.
+
+    `add` and `cancel` may be called by other threads while one runs the jobs.
     """
 
     def __init__(self, model: LanguageModel, *, at_once: int = 1, together: bool = True) -> None:
@@ -60,6 +63,7 @@ class Scheduler:
         self._waiting: deque[Ticket[Any]] = deque()
         self._active: deque[Ticket[Any]] = deque()  # its first is the next whose prompt gets a chunk evaluated
         self._embeddings_next = True
+        self._stepping = RLock()
 
     def add(self, job: Job[Result]) -> Ticket[Result]:
         """Hand in a job."""
@@ -68,18 +72,41 @@ class Scheduler:
         return ticket
 
     def cancel(self, ticket: Ticket[Result]) -> None:
-        """End a job where it stands; the others do not notice. A job may cancel itself while it runs."""
+        """End a job where it stands; the others do not notice. A job may cancel itself while it runs.
+
+        A job that another thread is computing ends after the call of the model that is being made.
+        """
         ticket.cancelled = True
-        if not ticket.finished and not ticket.running:
-            self._end(ticket)
+        if self._stepping.acquire(blocking=False):
+            try:
+                self._end_if_cancelled(ticket)
+            finally:
+                self._stepping.release()
 
     def run(self) -> None:
-        """Work until no job is left. Errors of a job are in its ticket."""
-        while self.step():
-            pass
+        """Work until no job is left. Errors of a job are in its ticket.
+
+        Raises EngineError if the model is closed, or in use by another thread.
+        """
+        with self._model.exclusive:
+            while self.step():
+                pass
 
     def step(self) -> bool:
-        """Make one call of the model, for one token of each job or a chunk of a prompt; false if no job is left."""
+        """Make one call of the model, for one token of each job or a chunk of a prompt; false if no job is left.
+
+        Raises as `run` does.
+        """
+        with self._model.exclusive, self._stepping:
+            for ticket in [*self._active, *self._waiting]:
+                self._end_if_cancelled(ticket)
+            return self._step()
+
+    def _end_if_cancelled(self, ticket: "Ticket[Any]") -> None:
+        if ticket.cancelled and not ticket.finished and not ticket.running:
+            self._end(ticket)
+
+    def _step(self) -> bool:
         while self._waiting and len(self._active) < self._at_once:
             ticket = self._waiting.popleft()
             self._active.append(ticket)
@@ -163,7 +190,7 @@ def run_alone(model: LanguageModel, job: Job[Result]) -> Result:
     try:
         scheduler.run()
     finally:
-        scheduler.cancel(ticket)
+        job.close()
     if ticket.error:
         raise ticket.error
     assert ticket.result is not None

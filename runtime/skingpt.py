@@ -10,7 +10,7 @@ from typing import Self
 
 from ..engines.base import EngineInfo, Floats
 from ..engines.errors import InputError
-from .bundle import Bundle, Progress, default_bundle, open_bundle
+from .bundle import Bundle, Progress, default_bundle
 from .conversation import Answer, Conversation, Turn
 from .huge_pages import Collapsing
 from .image_cache import ImageCache
@@ -24,13 +24,16 @@ from .report import Report, Section
 from .resolve import resolve
 from .sampling import GenerationConfig
 from .scheduler import Scheduler, run_alone
+from .verification import open_bundle
 from .vision import ImageEmbedding
 
 
 class SkinGPT:
     """A bundle ready to answer; a context manager.
 
-    Use it from one thread. One answer is generated at a time, or several together by a `scheduler`.
+    One answer is generated at a time, or several together by a `scheduler`. Threads may take turns. A question that is
+    asked while another thread computes an answer gets EngineError; so does everything in a forked child and after
+    `close`. `embed` may be called by several threads at once. A model that was not closed is freed when it is dropped.
     """
 
     def __init__(
@@ -101,8 +104,9 @@ class SkinGPT:
 
         The embeddings of the last pictures are kept in memory, so that the same bytes are not encoded twice.
 
-        Raises ImageError, NumericalError.
+        Raises ImageError, NumericalError, EngineError.
         """
+        self._model.exclusive.check()
         image = self._images.get(sha256(data).hexdigest(), name)
         if image is None:
             image = self.vision.embed(data, name)
@@ -123,6 +127,7 @@ class SkinGPT:
         """For jobs of conversations that are answered at the same time: `Options.conversations` of them.
 
         The text before the picture is evaluated first, if this process has not done so, because all of them need it.
+        Raises EngineError.
         """
         manifest, lease = self.bundle.manifest, self._cache.lease()
         before = build_prompt(manifest.template, manifest.llm.special_tokens, (), "").before
@@ -137,12 +142,19 @@ class SkinGPT:
         The same seed and count give the same answers. As many are made at once as there are conversations and KV
         cells for. `together=False` makes them one after the other.
 
-        Raises InputError for a temperature of 0, at which all would be equal, or a count out of range.
+        Raises InputError for a temperature of 0, at which all would be equal, or a count out of range, and as `stream`
+        does.
         """
         if not 1 <= count <= MAX_SAMPLES:
             raise InputError(f"samples is {count}, expected 1 to {MAX_SAMPLES}")
         if config.temperature == 0:
             raise InputError("samples at temperature 0 would all be the same answer: give a temperature above 0")
+        with self._model.exclusive:
+            return self._samples(image, question, config, count, together)
+
+    def _samples(
+        self, image: ImageEmbedding, question: str, config: GenerationConfig, count: int, together: bool
+    ) -> list[Answer]:
         first = self.conversation(image)
         self._cache.forget_conversations()
         first.first_logits(question)  # the prompt, once; the samples fork it
@@ -213,8 +225,9 @@ class SkinGPT:
         questions: tuple[Question, ...] | None = None,
         config: GenerationConfig | None = None,
     ) -> Report:
-        """The protocol's questions and their answers."""
-        *_, report = self.stream_report(image, questions, config)
+        """The protocol's questions and their answers. Raises as `stream` does."""
+        with self._model.exclusive:
+            *_, report = self.stream_report(image, questions, config)
         assert isinstance(report, Report)
         return report
 
@@ -235,12 +248,18 @@ class SkinGPT:
         )
 
     def close(self) -> None:
-        """Free the engines' memory, and forget the pictures."""
+        """Free the engines' memory, and forget the pictures.
+
+        An answer that another thread is computing ends with EngineError after its next token or chunk of a prompt, and
+        `close` waits for that. In a forked child it does nothing.
+        """
+        if self._model.exclusive.inherited:
+            return
         if self._collapsing:
             self._collapsing.stop()
-        self._images.clear()
-        self.vision.close()
         self._model.close()
+        self.vision.close()
+        self._images.clear()
 
     def __enter__(self) -> Self:
         return self

@@ -94,7 +94,7 @@ class FixedTokens:
     """
 
     def __init__(self, model: LanguageModel, answers: Sequence[Sequence[int]]) -> None:
-        self.identity = model.identity
+        self.exclusive, self.identity = model.exclusive, model.identity
         self.n_embd, self.n_ctx, self.n_vocab, self.n_batch = model.n_embd, model.n_ctx, model.n_vocab, model.n_batch
         self.seconds = 0.0
         self._model = model
