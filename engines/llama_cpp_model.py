@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from .base import EmbeddingSegment, EngineInfo, Floats, LanguageModelSetup, TokenSegment
-from .errors import EngineError, EngineUnavailable, InputError
+from .errors import BundleError, EngineError, EngineUnavailable, InputError
 from .exclusive import Exclusive
 from .llama_cpp_library import cpu_features, import_llama_cpp, last_log
 
@@ -31,7 +31,7 @@ class LlamaCppModel:
     """
 
     def __init__(self, path: Path, setup: LanguageModelSetup) -> None:
-        """Raises EngineError, EngineUnavailable, InputError for a context the model was not trained for."""
+        """Raises BundleError for a bad file, EngineError, EngineUnavailable, InputError for too much context."""
         self._lib = lib = import_llama_cpp()
         if setup.device != "cpu" and not lib.llama_supports_gpu_offload():
             raise EngineUnavailable(f"device {setup.device!r} was asked for, but this llama.cpp runs on the CPU only")
@@ -47,7 +47,9 @@ class LlamaCppModel:
         self.exclusive = Exclusive(free)
         self._model = lib.llama_model_load_from_file(os.fsencode(path), _model_params(lib, setup))
         if not self._model:
-            raise EngineError(f"{path.name}: llama.cpp cannot load it ({last_log()})")
+            reason = last_log()
+            kind = EngineError if "alloc" in reason else BundleError  # too little memory is no fault of the file
+            raise kind(f"{path.name}: llama.cpp cannot load it ({reason})")
         owned.callback(lib.llama_model_free, self._model)
         trained = lib.llama_model_n_ctx_train(self._model)
         if setup.context > trained:

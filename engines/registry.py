@@ -74,6 +74,6 @@ def open_graph(path: Path, setup: GraphSetup) -> GraphEngine:
 
 
 def open_language_model(path: Path, setup: LanguageModelSetup) -> LanguageModel:
-    """Load a language model. Raises EngineError, InputError for a context that the model was not trained for."""
+    """Load a language model. Raises BundleError, EngineError, InputError for too much context."""
     model: LanguageModel = LANGUAGE_MODELS[setup.engine].load()(path, setup)
     return model

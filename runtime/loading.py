@@ -52,5 +52,5 @@ def load_vision(bundle: Bundle, setup: GraphSetup) -> VisionModel:
 
 
 def load_language_model(bundle: Bundle, setup: LanguageModelSetup) -> LanguageModel:
-    """Load a bundle's language model. Raises EngineError, InputError for a context it was not trained for."""
+    """Load a bundle's language model. Raises BundleError, EngineError, InputError for too much context."""
     return registry.open_language_model(bundle.file(bundle.manifest.llm.file), setup)

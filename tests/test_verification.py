@@ -21,6 +21,8 @@ from skingpt_edge.runtime.skingpt import SkinGPT
 from skingpt_edge.runtime.verification import open_bundle, was_verified
 from support import FORMAT_1, run
 
+PICTURES = default_bundle().parent / "pictures"
+
 
 @pytest.fixture
 def bundle(tmp_path, monkeypatch) -> Path:
@@ -305,6 +307,15 @@ def test_onnx_runtimes_own_words_are_one_short_line(bundle):
     assert len(line) < 400
     assert "onnxruntime_src" not in line
     assert str(bundle) not in line
+
+
+def test_what_llama_cpp_refuses_is_the_bundles_fault(bundle):
+    data = (bundle / "llm.gguf").read_bytes()
+    rewrite(bundle, "llm.gguf", data.replace(b"blk.0.attn_q.weight", b"blk.0.attn_z.weight"))
+    result = run("skingpt", "chat", next(PICTURES.glob("*.jpg")), "-q", "What?", "--bundle", bundle)
+    assert result.returncode == BundleError.exit_code
+    (line,) = result.stderr.splitlines()
+    assert "llm.gguf: llama.cpp cannot load it" in line
 
 
 class Ends:
