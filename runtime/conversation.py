@@ -7,6 +7,7 @@ from threading import Event
 
 from ..engines.base import Floats, LanguageModel
 from ..engines.errors import Cancelled, QuestionError
+from .checked_values import instance
 from .detokenizer import Detokenizer, original_text
 from .kv_cache import KvCache, Prefill
 from .manifest import SpecialTokens, Template
@@ -85,6 +86,8 @@ class Conversation:
         self._template = template
         self._special = special
         self._context = context
+        if not isinstance(turns, Sequence) or isinstance(turns, str):
+            raise QuestionError(f"turns is {turns!r:.60}, expected a sequence of Turn")
         self._earlier = [self._earlier_turn(number, turn) for number, turn in enumerate(turns, 1)]
 
     def ask(self, question: str, config: GenerationConfig | None = None, *, cancel: Event | None = None) -> Answer:
@@ -140,9 +143,11 @@ class Conversation:
         `on_text` is called with each piece of text. `sample` numbers answers to the same question, so that each has
         random numbers of its own.
         """
-        config = config or GenerationConfig()
+        config = GenerationConfig() if config is None else config
+        instance("config", config, GenerationConfig)
         begun = time.perf_counter()
-        prompt, segments, dropped = self._fit(question.strip(), config.max_new_tokens)
+        question = _checked_question(question, "the question")
+        prompt, segments, dropped = self._fit(question, config.max_new_tokens)
         detokenizer = Detokenizer(self._model, self._template, self._special, config)
         sampler = Sampler(config, turn=len(self._earlier) + len(self.answers), sample=sample)
         first, decode_seconds = 0.0, 0.0
@@ -163,7 +168,7 @@ class Conversation:
         finally:
             lease.release()
         answer = Answer(
-            question=question.strip(),
+            question=question,
             text=cut_answer(detokenizer.text, self._template),
             original_text=self._answer_text(tuple(detokenizer.tokens)),
             token_ids=tuple(detokenizer.tokens),
@@ -180,12 +185,12 @@ class Conversation:
 
     def prompt_length(self, question: str) -> int:
         """Items of the next prompt: tokens and the picture's embeddings. Raises QuestionError."""
-        _, segments, _ = self._fit(question.strip(), 1)
+        _, segments, _ = self._fit(_checked_question(question, "the question"), 1)
         return len(segments[0]) + len(self.image.embeds) + len(segments[1])
 
     def first_logits(self, question: str) -> Floats:
         """Logits (n_vocab,) from which the next answer's first token is chosen. Raises as `stream` does."""
-        _, segments, _ = self._fit(question.strip(), 1)
+        _, segments, _ = self._fit(_checked_question(question, "the question"), 1)
         lease = self._cache.lease()
         try:
             logits, _ = run_alone(self._model, lease.prefill(segments[0], self.image, segments[1]))
@@ -195,14 +200,21 @@ class Conversation:
 
     def _earlier_turn(self, number: int, turn: Turn) -> tuple[str, str]:
         """Question and answer of a turn as the prompt holds them."""
+        if not isinstance(turn, Turn):
+            raise QuestionError(f"turn {number} is {turn!r:.60}, expected a Turn")
+        question = _checked_question(turn.question, f"turn {number}: the question")
         if not isinstance(turn.answer, str):
-            for token in turn.answer:
-                if not 0 <= token < self._model.n_vocab:
-                    raise QuestionError(f"turn {number}: token {token}, but the vocabulary has {self._model.n_vocab}")
-        question, answer = turn.question.strip(), self._answer_text(turn.answer)
-        _check_question(question, f"turn {number}: the question")
+            self._check_tokens(turn.answer, number)
+        answer = self._answer_text(turn.answer)
         _check_encoding(answer, f"turn {number}: the answer")
         return question, answer
+
+    def _check_tokens(self, tokens: tuple[int, ...], number: int) -> None:
+        if not isinstance(tokens, tuple | list) or not all(type(token) is int for token in tokens):
+            raise QuestionError(f"turn {number}: the answer is {tokens!r:.60}, expected text or a tuple of tokens")
+        for token in tokens:
+            if not 0 <= token < self._model.n_vocab:
+                raise QuestionError(f"turn {number}: token {token}, but the vocabulary has {self._model.n_vocab}")
 
     def _answer_text(self, answer: str | tuple[int, ...]) -> str:
         """An answer as the next prompt holds it."""
@@ -218,7 +230,6 @@ class Conversation:
 
     def _fit(self, question: str, new_tokens: int) -> tuple[Prompt, tuple[tuple[int, ...], tuple[int, ...]], int]:
         """The prompt with as many turns, the latest, as leave room for the answer."""
-        _check_question(question, "the question")
         turns = [*self._earlier, *((answer.question, answer.original_text) for answer in self.answers)]
         for dropped in range(len(turns) + 1):
             prompt = build_prompt(self._template, self._special, turns[dropped:], question)
@@ -235,10 +246,14 @@ class Conversation:
         )
 
 
-def _check_question(text: str, what: str) -> None:
-    if not text:
+def _checked_question(text: str, what: str) -> str:
+    """Without the space around it. Raises QuestionError."""
+    if not isinstance(text, str):
+        raise QuestionError(f"{what} is {text!r:.60}, expected text")
+    if not (text := text.strip()):
         raise QuestionError(f"{what} is empty")
     _check_encoding(text, what)
+    return text
 
 
 def _check_encoding(text: str, what: str) -> None:

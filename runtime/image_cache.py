@@ -26,7 +26,7 @@ class ImageCache:
 
     def put(self, image: ImageEmbedding) -> None:
         with self._lock:
-            self._kept[image.sha256] = image
+            self._kept[image.sha256] = replace(image, seconds=dict(image.seconds))  # the caller has the other one
             while len(self._kept) > self._size:
                 self._kept.popitem(last=False)
 

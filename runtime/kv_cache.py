@@ -11,6 +11,7 @@ import time
 from collections import deque
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass
+from hashlib import sha256
 from typing import NamedTuple
 
 from ..engines.base import EmbeddingSegment, Floats, LanguageModel, Segment, TokenSegment
@@ -23,7 +24,7 @@ SYSTEM = 0  # the sequence of the text before the image, computed once; the othe
 
 @dataclass(frozen=True)
 class ImageRow:
-    """One embedding of the picture with this SHA-256, in a token's place."""
+    """One of the embeddings that together have this SHA-256, in a token's place."""
 
     sha256: str
     row: int
@@ -206,7 +207,8 @@ class Lease:
         begun = time.perf_counter()
         yield from self.hold_system(before)
         self._seconds["system"] = time.perf_counter() - begun
-        items: list[Item] = [*before, *(ImageRow(image.sha256, row) for row in range(len(image.embeds))), *after]
+        content = sha256(image.embeds.tobytes()).hexdigest()  # the file's says nothing of embeddings made elsewhere
+        items: list[Item] = [*before, *(ImageRow(content, row) for row in range(len(image.embeds))), *after]
         self._sequence = self._cache.choose_sequence(self, items, room)
         done = self._cache.reuse(self._sequence, items)
         # What was evaluated just now as the text before the image does not count as reused.

@@ -5,6 +5,7 @@ from typing import Any
 
 from ..engines.base import KV_TYPES, LAYOUTS, GraphSetup, LanguageModelSetup
 from ..engines.errors import InputError
+from .checked_values import instance, whole_number
 from .manifest import MAX_CONTEXT, MIN_CONTEXT
 
 BATCH = 128  # a first prompt is about as long
@@ -61,13 +62,16 @@ class Options:
     """Pictures whose embeddings are kept in memory."""
 
     def __post_init__(self) -> None:
-        """Raises InputError naming a value out of range."""
+        """Raises InputError naming a value of a wrong type or out of range. NumPy's integers become Python's."""
         for field in fields(self):
             value = getattr(self, field.name)
-            if field.name in RANGES and value is not None:
-                low, high = RANGES[field.name]
-                if not low <= value <= high:
-                    raise InputError(f"{field.name} is {value}, expected {low} to {high}")
+            if value is None and field.default is None:
+                continue
+            if field.name in RANGES:
+                number = whole_number(field.name, value, *RANGES[field.name])
+                object.__setattr__(self, field.name, number)  # the only way in a frozen dataclass
+            else:
+                instance(field.name, value, bool if isinstance(field.default, bool) else str)
         for name, known in (("kv_type", KV_TYPES), ("layout", LAYOUTS)):
             if getattr(self, name) not in (None, *known):
                 raise InputError(f"{name} is {getattr(self, name)!r}; known are {', '.join(known)}")

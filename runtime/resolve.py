@@ -1,10 +1,11 @@
 """Turns `Options` into a `Setup`. What a user leaves open is chosen here and nowhere else."""
 
 from ..engines.base import GraphSetup, LanguageModelSetup
+from ..engines.errors import InputError
 from ..engines.gguf_header import read_gguf_header
 from ..engines.registry import GRAPH_ENGINES, LANGUAGE_MODELS, choose
 from .bundle import Bundle
-from .machine import physical_cores
+from .machine import logical_cpus, physical_cores
 from .options import MAX_CONVERSATIONS, Options, Setup
 from .tuning import Tuning, recall
 
@@ -15,8 +16,9 @@ def resolve(bundle: Bundle, options: Options) -> Setup:
     What the options leave open comes from the bundle, from what `skingpt tune` measured here, from the registry of
     engines and from the number of cores. Nothing is loaded. The same bundle, options and machine give the same setup.
 
-    Raises InputError for an engine or device that is unknown, BundleError.
+    Raises InputError for an engine or device that is unknown and for more threads than processors, BundleError.
     """
+    _check_threads(options)
     engine = choose(LANGUAGE_MODELS, options.language_engine, options.device)
     tuned = recall(bundle, vision_setup(options).engine, engine) if options.tuning else None
     return Setup(
@@ -26,6 +28,13 @@ def resolve(bundle: Bundle, options: Options) -> Setup:
         prompt_snapshot=options.prompt_snapshot,
         image_cache=options.image_cache,
     )
+
+
+def _check_threads(options: Options) -> None:
+    # More of them wait for each other: an answer takes many times as long.
+    for name in ("threads", "vision_threads", "prefill_threads"):
+        if (given := getattr(options, name)) and given > logical_cpus():
+            raise InputError(f"{name} is {given}, but this machine has {logical_cpus()} processors for it: give fewer")
 
 
 def vision_setup(options: Options, tuned: Tuning | None = None) -> GraphSetup:

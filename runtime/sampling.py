@@ -5,7 +5,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..engines.base import Floats
-from ..engines.errors import InputError, NumericalError
+from ..engines.errors import NumericalError
+from .checked_values import instance, real_number, whole_number
 
 MAX_SEED = 2**32 - 1
 
@@ -26,15 +27,15 @@ class GenerationConfig:
     """Generate past stop strings; the text is cut there all the same."""
 
     def __post_init__(self) -> None:
-        """Raises InputError naming a value out of range."""
-        if self.max_new_tokens < 1:
-            raise InputError(f"max_new_tokens is {self.max_new_tokens}, expected at least 1")
-        if not 0 <= self.temperature <= 100:
-            raise InputError(f"temperature is {self.temperature}, expected 0 to 100")
-        if not 0 < self.top_p <= 1:
-            raise InputError(f"top_p is {self.top_p}, expected above 0 and at most 1")
-        if not 0 <= self.seed <= MAX_SEED:
-            raise InputError(f"seed is {self.seed}, expected 0 to {MAX_SEED}")
+        """Raises InputError naming a value of a wrong type or out of range. NumPy's numbers become Python's."""
+        for name, value in (
+            ("max_new_tokens", whole_number("max_new_tokens", self.max_new_tokens, 1)),
+            ("temperature", real_number("temperature", self.temperature, 0, 100)),
+            ("top_p", real_number("top_p", self.top_p, 0, 1, above=True)),
+            ("seed", whole_number("seed", self.seed, 0, MAX_SEED)),
+        ):
+            object.__setattr__(self, name, value)  # the only way in a frozen dataclass
+        instance("ignore_stop", self.ignore_stop, bool)
 
 
 class Sampler:

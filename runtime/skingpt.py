@@ -3,15 +3,18 @@
 import time
 from collections.abc import Iterator, Sequence
 from hashlib import sha256
+from os import PathLike
 from pathlib import Path
 from threading import Event
 from types import TracebackType
 from typing import Self
 
 from ..engines.base import EngineInfo, Floats
-from ..engines.errors import InputError
+from ..engines.errors import ImageError, InputError, QuestionError
 from .bundle import Bundle, Progress, default_bundle
+from .checked_values import instance, whole_number
 from .conversation import Answer, Conversation, Turn
+from .embedding_check import checked_embedding
 from .huge_pages import Collapsing
 from .image_cache import ImageCache
 from .kv_cache import KvCache
@@ -62,7 +65,7 @@ class SkinGPT:
     @classmethod
     def open(
         cls,
-        path: Path | str | None = None,
+        path: PathLike[str] | str | None = None,
         *,
         verify: bool = False,
         progress: Progress | None = None,
@@ -71,19 +74,20 @@ class SkinGPT:
         """Check and load a bundle; without a path, the demonstration bundle of the package.
 
         All files are hashed the first time this machine sees the bundle, or with `verify`; `progress` is told how far
-        that is. Raises BundleError, EngineError, InputError for options that cannot be met.
+        that is. Raises BundleError, EngineError, InputError for options that cannot be met or a path that is none.
         """
         begun = time.perf_counter()
-        bundle = open_bundle(Path(path) if path else default_bundle(), verify=verify, progress=progress)
-        return cls._load(bundle, options or Options(), begun)
+        bundle = open_bundle(_folder(path), verify=verify, progress=progress)
+        return cls._load(bundle, Options() if options is None else options, begun)
 
     @classmethod
     def from_bundle(cls, bundle: Bundle, options: Options | None = None) -> Self:
         """Load a bundle that has been checked already; see `open`."""
-        return cls._load(bundle, options or Options(), time.perf_counter())
+        return cls._load(bundle, Options() if options is None else options, time.perf_counter())
 
     @classmethod
     def _load(cls, bundle: Bundle, options: Options, begun: float) -> Self:
+        instance("options", options, Options)
         setup = resolve(bundle, options)
         engines = load(bundle, setup)
         return cls(bundle, engines, setup, options, load_seconds=time.perf_counter() - begun)
@@ -99,14 +103,18 @@ class SkinGPT:
         given = self.bundle.manifest.generation
         return GenerationConfig(given.max_new_tokens, given.temperature, given.top_p)
 
-    def embed(self, data: bytes, name: str = "image") -> ImageEmbedding:
+    def embed(self, data: bytes | bytearray | memoryview, name: str = "image") -> ImageEmbedding:
         """Encode a JPEG, PNG or WebP file's bytes once, to be asked about many times.
 
         The embeddings of the last pictures are kept in memory, so that the same bytes are not encoded twice.
 
-        Raises ImageError, NumericalError, EngineError.
+        Raises ImageError, also for what is not bytes, NumericalError, EngineError.
         """
         self._model.exclusive.check()
+        instance("name", name, str)
+        if not isinstance(data, bytes | bytearray | memoryview):
+            raise ImageError(f"{name}: this is {type(data).__name__}, expected the bytes of an image file")
+        data = bytes(data)
         image = self._images.get(sha256(data).hexdigest(), name)
         if image is None:
             image = self.vision.embed(data, name)
@@ -117,8 +125,9 @@ class SkinGPT:
         """A conversation about a picture: a new one, or one that goes on after the turns it had before.
 
         Turns may come from another process. What the KV cache still holds of them is not computed again. Raises
-        QuestionError for a turn that cannot be one.
+        QuestionError for a turn that cannot be one, ImageError for an embedding that this bundle cannot have made.
         """
+        image = checked_embedding(image, self.bundle.manifest.shapes.image_embeds)
         manifest, context = self.bundle.manifest, min(self.setup.language_model.context, self._model.n_ctx)
         special = manifest.llm.special_tokens
         return Conversation(self._model, self._cache, manifest.template, special, context, image, turns)
@@ -145,8 +154,8 @@ class SkinGPT:
         Raises InputError for a temperature of 0, at which all would be equal, or a count out of range, and as `stream`
         does.
         """
-        if not 1 <= count <= MAX_SAMPLES:
-            raise InputError(f"samples is {count}, expected 1 to {MAX_SAMPLES}")
+        count = whole_number("samples", count, 1, MAX_SAMPLES)
+        instance("config", config, GenerationConfig)
         if config.temperature == 0:
             raise InputError("samples at temperature 0 would all be the same answer: give a temperature above 0")
         with self._model.exclusive:
@@ -181,7 +190,7 @@ class SkinGPT:
 
         `cancel` and errors are those of `Conversation.stream`.
         """
-        return self.conversation(image).stream(question, config or self.defaults, cancel=cancel)
+        return self.conversation(image).stream(question, self.defaults if config is None else config, cancel=cancel)
 
     def ask(
         self,
@@ -192,7 +201,7 @@ class SkinGPT:
         cancel: Event | None = None,
     ) -> Answer:
         """Answer one question; see `stream`."""
-        return self.conversation(image).ask(question, config or self.defaults, cancel=cancel)
+        return self.conversation(image).ask(question, self.defaults if config is None else config, cancel=cancel)
 
     def first_logits(self, image: ImageEmbedding, question: str) -> Floats:
         """Logits (vocabulary,) from which the first token of the answer is chosen."""
@@ -210,8 +219,10 @@ class SkinGPT:
 
         Gives (number of the section, piece of its answer) as they are made, and the Report last.
         """
-        questions = questions or self.bundle.manifest.questions
-        config = config or self.defaults
+        questions = self.bundle.manifest.questions if questions is None else questions
+        if not isinstance(questions, Sequence) or not all(isinstance(one, Question) for one in questions):
+            raise QuestionError(f"questions is {questions!r:.60}, expected a tuple of Question")
+        config = self.defaults if config is None else config
         conversation = self.conversation(image)
         for number, item in enumerate(questions):
             for piece in conversation.stream(item.question, config, cancel=cancel):
@@ -268,3 +279,12 @@ class SkinGPT:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _folder(path: PathLike[str] | str | None) -> Path:
+    """Raises InputError. An empty path, as of a variable that is not set, is not the demonstration bundle."""
+    if path is None:
+        return default_bundle()
+    if not isinstance(path, str | PathLike) or not str(path) or "\0" in str(path):
+        raise InputError(f"the bundle's path is {path!r:.60}, expected a folder, or None for the demonstration bundle")
+    return Path(path)

@@ -44,7 +44,8 @@ class VisionStages:
 def as_embedding(stages: VisionStages, seconds: dict[str, float], data: bytes, name: str) -> ImageEmbedding:
     """The last of a picture's stages, to be asked about; `data` are the bytes of its file."""
     embeds = stages.image_embeds[0]
-    embeds.flags.writeable = False
+    # Over bytes, which nobody can make writeable: the next one to ask about this picture gets the same array.
+    embeds = np.frombuffer(embeds.tobytes(), embeds.dtype).reshape(embeds.shape)
     return ImageEmbedding(embeds, sha256(data).hexdigest(), name, seconds)
 
 

@@ -1,6 +1,6 @@
 """Options that several commands share: which bundle is opened and how, and how answers are generated."""
 
-from argparse import ArgumentParser, Namespace
+from argparse import ArgumentParser, ArgumentTypeError, Namespace
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -26,6 +26,13 @@ def name_flag(message: str) -> str:
     return f"--{'max-new-tokens' if name == 'sample_tokens' else name.replace('_', '-')} {rest}"
 
 
+def bundle_folder(text: str) -> Path:
+    """An empty path, as of a variable that is not set, is not the folder that the user is in."""
+    if not text:
+        raise ArgumentTypeError("the path of the bundle is empty")
+    return Path(text)
+
+
 @dataclass(frozen=True)
 class Model:
     """The bundle that a command opens, and how."""
@@ -40,7 +47,7 @@ class Model:
 
 
 def add_model(parser: ArgumentParser) -> None:
-    parser.add_argument("--bundle", type=Path, metavar="BUNDLE", help="(the demonstration bundle)")
+    parser.add_argument("--bundle", type=bundle_folder, metavar="BUNDLE", help="(the demonstration bundle)")
     parser.add_argument("--verify", action="store_true", help="hash all files of the bundle first")
     parser.add_argument("--no-image-cache", action="store_true", help="encode every picture, also one seen before")
     add_setup(parser)
@@ -143,5 +150,5 @@ def parse_bundle(given: Namespace) -> BundleOnly:
 
 def add_bundle(parser: ArgumentParser) -> None:
     """The bundle alone, and JSON output, for commands that ask nothing."""
-    parser.add_argument("bundle", nargs="?", type=Path, metavar="BUNDLE", help="(the demonstration bundle)")
+    parser.add_argument("bundle", nargs="?", type=bundle_folder, metavar="BUNDLE", help="(the demonstration bundle)")
     parser.add_argument("--json", action="store_true")
