@@ -18,8 +18,9 @@ from skingpt_edge.benchmarks.report.write_report import write_report
 from skingpt_edge.benchmarks.result_files import read_all, read_results
 from skingpt_edge.benchmarks.tools.device_parity import Forced, compare_devices, failures, judge_tokens
 from skingpt_edge.engines.errors import InputError
-from skingpt_edge.runtime.bundle import default_bundle, open_bundle
+from skingpt_edge.runtime.bundle import default_bundle
 from skingpt_edge.runtime.options import Options
+from skingpt_edge.runtime.verification import open_bundle
 from support import ROOT
 
 NOISE = (0.99, 1.01, 0.97, 1.04, 1.0)  # five trials around their median

@@ -11,9 +11,10 @@ from skingpt_edge.engines import registry
 from skingpt_edge.engines.base import LanguageModelSetup
 from skingpt_edge.engines.errors import BundleError, InputError
 from skingpt_edge.runtime import Options, Setup, SkinGPT, loading, resolve, tuning
-from skingpt_edge.runtime.bundle import default_bundle, open_bundle, read_bundle
+from skingpt_edge.runtime.bundle import default_bundle, read_bundle
 from skingpt_edge.runtime.loading import load
 from skingpt_edge.runtime.machine import physical_cores
+from skingpt_edge.runtime.verification import open_bundle
 from support import FORMAT_1, ROOT, run
 
 PICTURE = sorted((ROOT / "runtime/demo/pictures").glob("*.jpg"))[0]
