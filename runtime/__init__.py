@@ -32,6 +32,7 @@ from ..engines.errors import (
 from ..engines.exclusive import Exclusive
 from .bundle import Bundle
 from .conversation import Answer, Conversation, Turn
+from .image_notes import Note
 from .kv_cache import Prefill
 from .loading import Engines, load
 from .manifest import Manifest, Question
@@ -66,6 +67,7 @@ __all__ = [
     "LanguageModel",
     "LanguageModelSetup",
     "Manifest",
+    "Note",
     "NumericalError",
     "Options",
     "Prefill",

@@ -3,20 +3,57 @@
 import io
 import os
 import stat
-import warnings
+from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageChops, UnidentifiedImageError
 
 from ..engines.base import Floats
 from ..engines.errors import ImageError
+from .color import to_srgb
+from .image_kind import NotRead, kind_of
+from .image_notes import PROFILE_UNREADABLE, Note
+from .jpeg_file import check_whole, read_jpeg
 from .manifest import ImageSpec
+from .orientation import upright
+from .png_color import png_profile
+from .png_file import SIGNATURE, read_png
 
-FORMATS = ("JPEG", "PNG", "WEBP")  # no other decoder of Pillow is ever opened
 MAX_BYTES = 20_000_000
 MAX_PIXELS = 64_000_000
 MIN_SIDE = 16
+READ = "JPEG, PNG or WebP"
+COPY_AGAIN = "copy it anew from where it came from"
+
+
+@dataclass(frozen=True)
+class Photo:
+    """A picture as a person sees it."""
+
+    image: Image.Image
+    """Upright, RGB in sRGB, without transparency."""
+    notes: tuple[Note, ...] = ()
+    """What could not be read of the file."""
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """A picture's file taken apart."""
+
+    format: str
+    """Pillow's name of the only decoder that is opened."""
+    picture: bytes
+    """What the decoder gets."""
+    size: tuple[int, int]
+    """Width and height."""
+    exif: bytes | None
+    profile: bytes | None
+    """An ICC profile; empty if it cannot be read."""
+    bits: int = 8
+    """Of a colour."""
+    frames: int = 1
 
 
 def read_image_file(path: Path) -> bytes:
@@ -43,49 +80,91 @@ def read_image_file(path: Path) -> bytes:
     return data
 
 
-def decode_image(data: bytes, name: str) -> Image.Image:
-    """Decode JPEG, PNG or WebP into an upright RGB picture. Raises ImageError.
+def decode_photo(data: bytes, name: str) -> Photo:
+    """Decode JPEG, PNG or WebP into what a browser shows of it. Raises ImageError.
 
-    Differs from the original in one thing: the EXIF orientation is applied. Damage that the format's own decoder
-    repairs without a word, such as a hole in a JPEG's data, cannot be seen here.
+    Differs from the original in this: the EXIF orientation is applied, colours are converted to sRGB, and transparent
+    parts are shown on white. An untagged or sRGB picture without these has exactly the original's numbers.
     """
     if not data:
-        raise ImageError(f"{name}: empty")
+        raise ImageError(f"{name}: empty: {COPY_AGAIN}")
     if len(data) > MAX_BYTES:
         raise ImageError(f"{name}: larger than {MAX_BYTES // 1_000_000} MB: save it smaller")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # Pillow's remarks on odd files; what matters is checked here
-        try:
-            image = Image.open(io.BytesIO(data), formats=FORMATS)
-        except Image.DecompressionBombError:
-            raise ImageError(f"{name}: more than {MAX_PIXELS // 1_000_000} megapixels") from None
-        except Exception:  # Pillow's decoders raise many kinds of errors on broken files
-            raise ImageError(f"{name}: not a readable {', '.join(FORMATS)} picture") from None
-        _check_header(image, data, name)
-        try:
-            Image.open(io.BytesIO(data), formats=FORMATS).verify()  # a PNG's checksums; loading skips them
-            upright = ImageOps.exif_transpose(image)
-            return upright.convert("RGB")
-        except Exception as error:
-            raise ImageError(f"{name}: damaged or truncated: {error}") from None
+    try:
+        encoded = _take_apart(data)
+        _check_header(encoded, name)
+        if encoded.format == "JPEG":
+            check_whole(encoded.picture, name)
+        image = Image.open(io.BytesIO(encoded.picture), formats=[encoded.format])
+        image.load()
+    except ImageError:
+        raise
+    except NotRead as error:
+        raise ImageError(f"{name}: {error}") from None
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+        raise ImageError(f"{name}: more than {MAX_PIXELS // 1_000_000} megapixels: save it smaller") from None
+    except UnidentifiedImageError:
+        raise ImageError(f"{name}: damaged: its beginning cannot be read: {COPY_AGAIN}") from None
+    except Exception as error:  # Pillow's decoders raise many kinds of errors on broken files
+        raise ImageError(f"{name}: damaged or truncated: {error}: {COPY_AGAIN}") from None
+    return _as_seen(image, encoded, name)
 
 
-def _check_header(image: Image.Image, data: bytes, name: str) -> None:
-    width, height = image.size
+def _take_apart(data: bytes) -> Encoded:
+    """Raises NotRead for a picture of another kind, ValueError for damage, or what Pillow raises."""
+    if data.startswith(b"\xff\xd8"):
+        jpeg = read_jpeg(data)
+        return Encoded("JPEG", jpeg.picture, jpeg.size, jpeg.exif, jpeg.profile)
+    if data.startswith(SIGNATURE):
+        png = read_png(data)
+        exif = png.chunks.get(b"eXIf")
+        return Encoded("PNG", png.picture, png.size, exif, png_profile(png), png.bits, png.frames)
+    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
+        with Image.open(io.BytesIO(data), formats=["WEBP"]) as image:
+            info = image.info
+            frames = getattr(image, "n_frames", 1)
+            return Encoded("WEBP", data, image.size, info.get("exif"), info.get("icc_profile"), frames=frames)
+    kind = kind_of(data)
+    if kind:
+        raise NotRead(f"{kind.name}, not {READ}: {kind.advice}")
+    raise NotRead(f"not a readable {READ} picture: open it in a viewer and save it as JPEG")
+
+
+def _check_header(encoded: Encoded, name: str) -> None:
+    width, height = encoded.size
     if width * height > MAX_PIXELS:
         raise ImageError(
             f"{name}: {width} × {height} pixels, more than {MAX_PIXELS // 1_000_000} megapixels: save it smaller"
         )
     if min(width, height) < MIN_SIDE:
-        raise ImageError(f"{name}: {width} × {height} pixels; each side needs at least {MIN_SIDE}")
-    # JPEG files of phones may hold further pictures (MPO); the first is the photo.
-    if image.format in ("PNG", "WEBP") and getattr(image, "n_frames", 1) > 1:
+        raise ImageError(
+            f"{name}: {width} × {height} pixels; each side needs at least {MIN_SIDE}: take the photo with more pixels"
+        )
+    if encoded.frames > 1:
         raise ImageError(f"{name}: animated; save one frame as a picture")
-    # Pillow would cut colours of 16 bits to 8 without a word. Byte 24 of a PNG file is its bit depth.
-    if image.format == "PNG" and data[12:16] != b"IHDR":
-        raise ImageError(f"{name}: damaged: its first chunk is no header")
-    if image.mode in ("I", "F") or image.mode.startswith("I;16") or (image.format == "PNG" and data[24] == 16):
-        raise ImageError(f"{name}: 16 bits a colour; save it with 8")
+    if encoded.bits > 8:  # Pillow would cut colours to 8 bits without a word
+        raise ImageError(f"{name}: {encoded.bits} bits a colour; save it with 8")
+
+
+def _as_seen(image: Image.Image, encoded: Encoded, name: str) -> Photo:
+    """Colours to sRGB, transparent parts onto white, and the right way up. Raises ImageError if nothing can be seen."""
+    alpha, shown = None, (255.0, 255.0)
+    if image.has_transparency_data:
+        image = image if image.mode == "LA" else image.convert("RGBA")
+        alpha = image.getchannel("A")
+        shown = cast(tuple[float, float], alpha.getextrema())
+    if shown[1] == 0:
+        raise ImageError(f"{name}: fully transparent, there is nothing to see: save it as JPEG")
+    mode = {"1": "L", "LA": "L"}.get(image.mode, image.mode if image.mode in ("L", "CMYK") else "RGB")
+    seen, understood = to_srgb(image if image.mode == mode else image.convert(mode), encoded.profile)
+    if alpha and shown[0] < 255:
+        seen.paste("white", mask=ImageChops.invert(alpha))
+    return Photo(upright(seen, encoded.exif), () if understood else (PROFILE_UNREADABLE,))
+
+
+def decode_image(data: bytes, name: str) -> Image.Image:
+    """The picture alone; see `decode_photo`."""
+    return decode_photo(data, name).image
 
 
 def preprocess(image: Image.Image, spec: ImageSpec) -> Floats:

@@ -1,15 +1,17 @@
 """From pixels to the embeddings that stand for the picture in the prompt."""
 
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from hashlib import sha256
+from typing import Any
 
 import numpy as np
 
 from ..engines.base import EngineInfo, Floats, GraphEngine
 from ..engines.errors import NumericalError
 from .bundle import Bundle, check_graph
-from .image import decode_image, preprocess
+from .image import decode_photo, preprocess
+from .image_notes import Note, quality_notes
 
 
 @dataclass(frozen=True)
@@ -25,6 +27,13 @@ class ImageEmbedding:
     """What each stage took: image_decode, preprocess, vision_encoder, qformer."""
     cached: bool = False
     """It was encoded before in this process."""
+    notes: tuple[Note, ...] = ()
+    """What a person should know of the picture."""
+
+    def to_json(self) -> dict[str, Any]:
+        """The picture as `report.schema.json` describes it."""
+        notes = [note.to_json() for note in self.notes]
+        return {"name": self.name, "sha256": self.sha256, "cached": self.cached, "notes": notes}
 
 
 @dataclass(frozen=True)
@@ -39,6 +48,13 @@ class VisionStages:
     """(1, queries, Q-Former width)"""
     image_embeds: Floats
     """(1, queries, n_embd)"""
+    notes: tuple[Note, ...] = ()
+    """On the picture's quality, and what could not be read of its file."""
+
+    @property
+    def arrays(self) -> dict[str, Floats]:
+        """The stages by name."""
+        return {name: value for name, value in vars(self).items() if isinstance(value, np.ndarray)}
 
 
 def as_embedding(stages: VisionStages, seconds: dict[str, float], data: bytes, name: str) -> ImageEmbedding:
@@ -46,7 +62,7 @@ def as_embedding(stages: VisionStages, seconds: dict[str, float], data: bytes, n
     embeds = stages.image_embeds[0]
     # Over bytes, which nobody can make writeable: the next one to ask about this picture gets the same array.
     embeds = np.frombuffer(embeds.tobytes(), embeds.dtype).reshape(embeds.shape)
-    return ImageEmbedding(embeds, sha256(data).hexdigest(), name, seconds)
+    return ImageEmbedding(embeds, sha256(data).hexdigest(), name, seconds, notes=stages.notes)
 
 
 class VisionModel:
@@ -79,11 +95,12 @@ class VisionModel:
         Raises ImageError, EngineError, or NumericalError if a stage gives NaN or infinity.
         """
         marks = [time.perf_counter()]
-        image = decode_image(data, name)
+        photo = decode_photo(data, name)
+        notes = photo.notes + quality_notes(photo.image)
         marks.append(time.perf_counter())
-        pixels = preprocess(image, self._spec)
+        pixels = preprocess(photo.image, self._spec)
         marks.append(time.perf_counter())
-        stages = self.embed_pixels(pixels, marks)
+        stages = replace(self.embed_pixels(pixels, marks), notes=notes)
         if not np.isfinite(stages.image_embeds).all():
             raise NumericalError(f"{name}: the image embeddings hold NaN or infinity: the bundle is damaged")
         names = ("image_decode", "preprocess", "vision_encoder", "qformer")

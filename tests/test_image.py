@@ -21,19 +21,41 @@ def same(found: Image.Image, expected: Image.Image) -> bool:
     return found.mode == "RGB" and np.array_equal(np.asarray(found), np.asarray(expected))
 
 
-@pytest.mark.parametrize("mode", ["L", "1", "P", "RGBA", "LA", "RGB"])
+@pytest.mark.parametrize("mode", ["L", "1", "P", "RGB"])
 def test_png_of_any_mode_becomes_rgb_as_pillow_converts_it(photo, mode):
     image = photo.convert(mode)
-    if "A" in mode:
-        image.putalpha(ALPHA.resize(photo.size))
-    data = encode(image, "PNG")
-    assert same(decode_image(data, "a.png"), image.convert("RGB"))
+    assert same(decode_image(encode(image, "PNG"), "a.png"), image.convert("RGB"))
 
 
-def test_palette_with_transparency_becomes_rgb(photo):
+@pytest.mark.parametrize("mode", ["RGBA", "LA"])
+def test_transparency_is_shown_on_white(photo, mode):
+    image = photo.convert(mode)
+    image.putalpha(ALPHA.resize(photo.size))
+    white = Image.new("RGBA", photo.size, "white")
+    shown = np.asarray(decode_image(encode(image, "PNG"), "a.png")).astype(int)
+    assert np.abs(shown - np.asarray(Image.alpha_composite(white, image.convert("RGBA")).convert("RGB"))).max() <= 1
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA"])
+def test_an_alpha_channel_that_hides_nothing_changes_nothing(photo, mode):
+    image = photo.convert(mode)
+    assert same(decode_image(encode(image, "PNG"), "a.png"), image.convert("RGB"))
+
+
+def test_a_fully_transparent_picture_is_refused(photo):
+    image = photo.convert("RGBA")
+    image.putalpha(0)
+    refused(encode(image, "PNG"), "fully transparent")
+    refused(encode(image, "WEBP", exact=True), "fully transparent")
+
+
+def test_a_transparent_entry_of_a_palette_is_white(photo):
     image = photo.convert("P")
-    data = encode(image, "PNG", transparency=3)
-    assert same(decode_image(data, "a.png"), image.convert("RGB"))
+    index = image.getpixel((0, 0))
+    shown = np.asarray(decode_image(encode(image, "PNG", transparency=index), "a.png"))
+    where = np.asarray(image) == index
+    assert (shown[where] == 255).all()
+    assert np.array_equal(shown[~where], np.asarray(image.convert("RGB"))[~where])
 
 
 @pytest.mark.parametrize("mode", ["L", "CMYK", "RGB"])
@@ -78,16 +100,24 @@ def test_text_is_not_a_picture():
     refused(b"not a picture at all, but long enough to be read as one" * 10, "not a readable")
 
 
-@pytest.mark.parametrize("kind", ["GIF", "BMP", "TIFF", "PPM"])
-def test_other_formats_are_not_opened(photo, kind):
-    refused(encode(photo, kind), "not a readable JPEG, PNG, WEBP")
+@pytest.mark.parametrize(
+    ("kind", "words"),
+    [
+        ("GIF", "a GIF picture"),
+        ("BMP", "a BMP picture"),
+        ("TIFF", "a TIFF picture"),
+        ("PPM", "not a readable JPEG, PNG"),
+    ],
+)
+def test_other_formats_are_not_opened(photo, kind, words):
+    refused(encode(photo, kind), words)
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
 @pytest.mark.parametrize("part", [0.1, 0.5, 0.9])
 def test_truncated_picture_never_gets_through(photo, kind, part):
     data = encode(photo.resize((400, 300)), kind)
-    with pytest.raises(ImageError, match=r"damaged or truncated|not a readable"):
+    with pytest.raises(ImageError, match="damaged"):
         decode_image(data[: int(len(data) * part)], "a")
 
 

@@ -112,7 +112,7 @@ once() {
 }
 
 # What is imported to make bundles and to measure them.
-packages=(numpy Pillow torch transformers optimum optimum-onnx onnx onnxscript onnx-ir gguf sentencepiece safetensors
+packages=(numpy Pillow simplejpeg torch transformers optimum optimum-onnx onnx onnxscript onnx-ir gguf sentencepiece safetensors
     tqdm diskcache Jinja2 typing_extensions)
 
 step_environment() {
