@@ -42,7 +42,7 @@ class Consistency:
         """As `report.schema.json` describes it."""
         return {
             "schema": SCHEMA,
-            "image": {"name": self.image.name, "sha256": self.image.sha256, "cached": self.image.cached},
+            "image": self.image.to_json(),
             "question": self.question,
             "samples": [
                 {

@@ -10,6 +10,7 @@ from .printable import printable
 from .report import Report, Section
 from .write_whole import write_whole
 
+BEGINNING = b"<!doctype html>"
 STYLE = """
 :root { color-scheme: light dark; --line: #8884; --soft: #8881; --muted: #777; --accent: #0b6e75; }
 @media (prefers-color-scheme: dark) { :root { --accent: #5cc3ca; --muted: #aaa; } }
@@ -23,6 +24,7 @@ h3 { font-size: .95rem; margin: 1.1rem 0 .2rem; color: var(--accent); }
 article { display: grid; grid-template-columns: minmax(14rem, 1fr) 2fr; gap: 2rem; padding: 1.75rem 0;
   border-top: 1px solid var(--line); }
 figure { margin: 0; } img { width: 100%; border-radius: .5rem; display: block; }
+.picture-note { border-left: 4px solid #c77700; padding-left: .7rem; margin: 0 0 .75rem; font-size: .9rem; }
 .question { margin: 0; font-style: italic; }
 .answer { margin: .15rem 0 0; white-space: pre-wrap; overflow-wrap: anywhere; }
 .question:first-of-type + .answer { font-size: 1.15rem; }
@@ -71,7 +73,7 @@ def html_report(entries: list[Entry]) -> str:
         for stage, info in last.engines.items()
     )
     articles = "\n".join(_article(entry) for entry in entries)
-    return f"""<!doctype html>
+    return f"""{BEGINNING.decode()}
 <html lang="en"><head><meta charset="utf-8">
 <meta http-equiv="Content-Security-Policy" content="default-src 'none'; img-src data:; style-src 'unsafe-inline'">
 <meta name="viewport" content="width=device-width, initial-scale=1">
@@ -92,6 +94,7 @@ def _article(entry: Entry) -> str:
     return f"""<article><figure><img alt="The picture asked about" src="data:image/jpeg;base64,{picture}">
 {_timings(report)}</figure>
 <div><h2>{_text(report.image.name)}</h2>
+{"".join(f'<p class="picture-note">{_text(note.text)}</p>' for note in report.image.notes)}
 {sections}</div></article>"""
 
 

@@ -60,7 +60,7 @@ class Report:
         """The report as `report.schema.json` describes it."""
         return {
             "schema": SCHEMA,
-            "image": {"name": self.image.name, "sha256": self.image.sha256, "cached": self.image.cached},
+            "image": self.image.to_json(),
             "turns": [_turn(section) for section in self.sections],
             "timings_ms": {stage: round(value * 1000, 3) for stage, value in self.seconds.items()},
             "engines": {stage: info.to_json() for stage, info in self.engines.items()},

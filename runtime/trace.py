@@ -1,5 +1,6 @@
 """Writes the intermediate arrays and the tokens of one run to files, for comparing engines."""
 
+import io
 import json
 from pathlib import Path
 from typing import Any
@@ -11,8 +12,12 @@ from .conversation import Answer
 from .sampling import GenerationConfig
 from .skingpt import SkinGPT
 from .vision import as_embedding
+from .write_whole import write_whole
 
 SCHEMA = "skingpt-trace/2"
+ARRAYS, DOCUMENT = "trace.npz", "trace.json"
+FILES = {ARRAYS: b"PK", DOCUMENT: b"{"}
+"""The files of a trace, and how each begins."""
 
 
 def write_trace(
@@ -35,7 +40,7 @@ def write_trace(
         conversation.ask(question, config)
     document = {
         "schema": SCHEMA,
-        "image": {"name": name, "sha256": image.sha256},
+        "image": {"name": name, "sha256": image.sha256, "notes": [note.to_json() for note in image.notes]},
         "bundle": {"name": model.bundle.manifest.name, "id": model.bundle.id},
         "notice": model.bundle.manifest.notice,
         "engines": {stage: info.to_json() for stage, info in model.engines.items()},
@@ -44,8 +49,11 @@ def write_trace(
     }
     try:
         target.mkdir(parents=True, exist_ok=True)
-        np.savez_compressed(target / "trace.npz", first_logits=first_logits, **vars(stages))
-        (target / "trace.json").write_text(json.dumps(document, indent=1) + "\n")
+        packed = io.BytesIO()
+        arrays: dict[str, Any] = {"first_logits": first_logits, **stages.arrays}
+        np.savez_compressed(packed, **arrays)
+        write_whole(target / ARRAYS, packed.getvalue())
+        write_whole(target / DOCUMENT, (json.dumps(document, indent=1) + "\n").encode())
     except OSError as error:
         raise InputError(f"{target}: the trace cannot be written: {error.strerror}") from None
 

@@ -22,7 +22,7 @@ from .arguments import (
     parse_generation,
     parse_model,
 )
-from .terminal import timings
+from .terminal import note_lines, timings
 
 HELP = "questions and follow-ups about one picture"
 
@@ -57,6 +57,8 @@ def run(arguments: Arguments) -> int:
     with arguments.model.open() as model:
         config = arguments.generation.config(model.defaults)
         conversation = model.conversation(model.embed(data, arguments.image.name))
+        if not arguments.json:
+            print(note_lines(conversation.image), end="", flush=True)
         for question in arguments.asked or _typed():
             _ask(conversation, question, config, arguments)
         sections = [Section(f"Question {i}", answer) for i, answer in enumerate(conversation.answers, 1)]

@@ -1,5 +1,6 @@
 """`skingpt diagnose`: a report for each picture, or several sampled answers and how far they agree."""
 
+import codecs
 import json
 import sys
 import time
@@ -9,7 +10,7 @@ from pathlib import Path
 
 from ...engines.errors import InputError
 from ..consistency import compare, read_conditions
-from ..html_report import Entry, write_html_report
+from ..html_report import BEGINNING, Entry, write_html_report
 from ..image import read_image_file, thumbnail
 from ..manifest import Question
 from ..printable import one_line, printable
@@ -24,7 +25,8 @@ from .arguments import (
     parse_generation,
     parse_model,
 )
-from .terminal import show_progress, timings
+from .output_paths import check_output
+from .terminal import note_lines, show_progress, timings
 
 HELP = "the clinical protocol's questions about each picture"
 SAMPLING_TEMPERATURE = 1.0  # the original's
@@ -62,7 +64,7 @@ def configure(parser: ArgumentParser) -> None:
 
 
 def parse(given: Namespace) -> Arguments:
-    _check_html(given.html)
+    _check_html(given)
     samples = given.samples is not None
     if samples and given.html:
         raise UsageError("--samples and --html do not go together: there is no page of samples")
@@ -83,23 +85,37 @@ def parse(given: Namespace) -> Arguments:
     )
 
 
-def _check_html(html: Path | None) -> None:
-    if html and not html.absolute().parent.is_dir():
+def _check_html(given: Namespace) -> None:
+    html: Path | None = given.html
+    if html is None:
+        return
+    if not html.absolute().parent.is_dir():
         raise UsageError(f"--html: there is no folder {html.absolute().parent}")
-    if html and (html.is_symlink() or (html.exists() and not html.is_file())):
+    if html.is_symlink() or (html.exists() and not html.is_file()):
         raise UsageError(f"--html: {html} is not a regular file, and would be replaced by one")
+    inputs = [*given.images, given.questions, given.conditions]
+    check_output("--html", html, inputs, BEGINNING)
 
 
 def read_questions(path: Path) -> tuple[Question, ...]:
     """Questions from a text file, one a line; blank lines and lines that begin with # are left out."""
-    try:
-        lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines()]
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"--questions: {path} cannot be read: {error}") from None
+    lines = [line.strip() for line in _read_text(path).splitlines()]
     questions = [line for line in lines if line and not line.startswith("#")]
     if not questions:
         raise UsageError(f"--questions: {path} holds no question")
     return tuple(Question(f"Question {i}", question) for i, question in enumerate(questions, 1))
+
+
+def _read_text(path: Path) -> str:
+    """UTF-8, or UTF-16 that says so with a byte order mark."""
+    try:
+        data = path.read_bytes()
+        wide = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+        return data.decode("utf-16" if wide else "utf-8-sig")
+    except OSError as error:
+        raise UsageError(f"--questions: {path} cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise UsageError(f"--questions: {path} is not a text in UTF-8: save it as UTF-8 in the editor") from None
 
 
 def run(arguments: Arguments) -> int:
@@ -138,7 +154,10 @@ def _report(model: SkinGPT, data: bytes, name: str, arguments: Arguments) -> Rep
     config = arguments.generation.config(model.defaults)
     questions = arguments.questions or model.bundle.manifest.questions
     current = -1
-    for event in model.stream_report(model.embed(data, name), questions, config):
+    image = model.embed(data, name)
+    if not arguments.json:
+        print(note_lines(image), end="", flush=True)
+    for event in model.stream_report(image, questions, config):
         if isinstance(event, Report):
             report = event
         elif not arguments.json:
@@ -164,6 +183,8 @@ def _samples(model: SkinGPT, data: bytes, name: str, arguments: Arguments, condi
     if config.temperature == 0:
         config = replace(config, temperature=SAMPLING_TEMPERATURE)
     image, together = model.embed(data, name), not arguments.reproducible
+    if not arguments.json:
+        print(note_lines(image), end="", flush=True)
     for item in arguments.questions or model.bundle.manifest.questions[:1]:
         begun = time.perf_counter()
         answers = model.samples(image, item.question, config, arguments.samples, together=together)

@@ -4,6 +4,7 @@ import sys
 
 from ..printable import one_line
 from ..report import Report
+from ..vision import ImageEmbedding
 
 
 def show_progress(text: str) -> None:
@@ -20,6 +21,11 @@ def show_hashing(name: str, done: int, total: int) -> None:
     else:
         end = "\n" if done == total else "\r"
         print(f"checking {name} {done / 1e6:,.0f} of {total / 1e6:,.0f} MB", end=end, file=sys.stderr, flush=True)
+
+
+def note_lines(image: ImageEmbedding) -> str:
+    """What a person should know of a picture, a line each."""
+    return "".join(f"\nNote: {one_line(note.text)}\n" for note in image.notes)
 
 
 def timings(report: Report) -> str:

@@ -5,8 +5,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..image import read_image_file
-from ..trace import write_trace
-from .arguments import Generation, Model, add_generation, add_model, parse_generation, parse_model
+from ..trace import FILES, write_trace
+from .arguments import Generation, Model, UsageError, add_generation, add_model, parse_generation, parse_model
+from .output_paths import check_output
 from .terminal import show_progress
 
 HELP = "every stage as arrays, for comparing engines"
@@ -30,6 +31,10 @@ def configure(parser: ArgumentParser) -> None:
 
 
 def parse(given: Namespace) -> Arguments:
+    if given.output.exists() and not given.output.is_dir():
+        raise UsageError(f"-o: {given.output} is a file, not a folder: give another name")
+    for name, begins in FILES.items():
+        check_output("-o", given.output / name, [given.image], begins)
     return Arguments(given.image, tuple(given.asked), given.output, parse_model(given), parse_generation(given))
 
 
