@@ -1,0 +1,79 @@
+"""Damaged photos: none ends or holds up the process, and what can be found is refused."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+from skingpt_edge.benchmarks.tools.mutate_photos import MUTATIONS, mutated, outcome, plan, run_share
+from skingpt_edge.engines.errors import ImageError
+from skingpt_edge.runtime.image import decode_image
+from skingpt_edge.runtime.jpeg_file import MAX_SCANS, check_whole, read_jpeg
+from support import DATA, encode
+
+MADE = DATA / "photos" / "made"
+PHOTOS = [MADE / name for name in ("ok_420.jpg", "ok_progressive.jpg", "icc_table.png", "alpha_name.webp")]
+
+
+def test_damaged_photos_end_no_process():
+    found = run_share(plan(PHOTOS, 100, seed=7))
+    assert len(found) == 100
+    assert found.count("refused") > 50
+
+
+@pytest.mark.parametrize("how", MUTATIONS)
+def test_no_damage_to_a_png_is_answered_unless_nothing_changed(how):
+    """Every byte of a PNG stands under a checksum, but those behind its end."""
+    path = MADE / "icc_table.png"
+    assert {outcome(path.read_bytes(), mutated(path.read_bytes(), how, seed)) for seed in range(40)} <= {
+        "refused",
+        "same",
+    }
+
+
+def scene(**options: object) -> bytes:
+    random = np.random.default_rng(0)
+    return encode(Image.fromarray(random.integers(0, 256, (240, 320, 3), np.uint8)), "JPEG", **options)
+
+
+@pytest.mark.parametrize("options", [{}, {"progressive": True}, {"restart_marker_rows": 1}], ids=str)
+@pytest.mark.parametrize("part", [0.1, 0.3, 0.5, 0.7, 0.9, 0.98])
+def test_half_a_jpeg_is_refused_even_with_a_proper_end_mark(options, part):
+    data = scene(**options)
+    with pytest.raises(ImageError, match="a part of its data is missing"):
+        decode_image(data[: int(len(data) * part)] + b"\xff\xd9", "a.jpg")
+
+
+def test_padding_before_the_end_mark_is_no_damage_and_left_over_codes_are():
+    data = scene()
+    picture = read_jpeg(data).picture
+    for padding in (b"\0" * 500, b"\x7f", b"\xaa" * 3):
+        check_whole(picture[:-2] + padding + b"\xff\xd9", "a.jpg")
+    with pytest.raises(ImageError, match="extraneous"):
+        check_whole(picture[:-2] + b"\1\2\3" + b"\xff\xd9", "a.jpg")
+
+
+def test_a_jpeg_of_very_many_scans_is_refused():
+    data = scene(progressive=True)
+    begin = data.rindex(b"\xff\xda")
+    with pytest.raises(ImageError, match="scans"):
+        decode_image(data[:begin] + data[begin:-2] * MAX_SCANS + b"\xff\xd9", "a.jpg")
+
+
+def test_a_large_picture_needs_less_than_a_gigabyte():
+    """64 megapixels with a profile and transparency: decoded, converted and composed."""
+    code = (
+        "import io, resource;"
+        "from PIL import Image;"
+        "from skingpt_edge.runtime.image import decode_image;"
+        f"profile = Image.open({str(MADE / 'icc_AdobeRGB1998.png')!r}).info['icc_profile'];"
+        "picture = Image.new('RGBA', (8000, 8000), (200, 100, 50, 128));"
+        "file = io.BytesIO();"
+        "picture.save(file, 'PNG', compress_level=1, icc_profile=profile);"
+        "del picture;"
+        "assert decode_image(file.getvalue(), 'a').size == (8000, 8000);"
+        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert int(result.stdout) < 1_000_000  # kB
