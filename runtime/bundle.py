@@ -89,7 +89,7 @@ def _read_bundle(path: Path) -> Bundle:
 def _check_files(path: Path, manifest: Manifest) -> None:
     for name, entry in manifest.files.items():
         if not PLAIN_NAME.fullmatch(name) or name == MANIFEST:
-            raise BundleError(f"{MANIFEST}: {name!r} is not a plain file name")
+            raise BundleError(f"{MANIFEST}: {name[:100]!r} is not a plain file name")
         try:
             found = (path / name).lstat()
         except FileNotFoundError:

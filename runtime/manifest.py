@@ -7,6 +7,7 @@ what is computed.
 import json
 import types
 from dataclasses import asdict, dataclass, fields, is_dataclass
+from reprlib import repr as _short
 from typing import Any, get_args, get_origin, get_type_hints
 
 from ..engines.base import KV_TYPES
@@ -213,7 +214,7 @@ def read_manifest(text: str) -> Manifest:
         raise BundleError(f"{MANIFEST}: expected an object")
     found = data.get("format")
     if found not in (1, FORMAT):
-        raise BundleError(f"{MANIFEST}: this is format {found!r}, this runtime reads formats 1 and {FORMAT}")
+        raise BundleError(f"{MANIFEST}: this is format {_short(found)}, this runtime reads formats 1 and {FORMAT}")
     if found == 1 and isinstance(data.get("llm"), dict):
         _complete(data, MANIFEST, "self_test", None)
         _complete(data["llm"], f"{MANIFEST}.llm", "special_tokens", dict(FORMAT_1_SPECIAL_TOKENS))
@@ -233,7 +234,7 @@ def _check(manifest: Manifest) -> None:
     vision, llm, shapes = manifest.vision, manifest.llm, manifest.shapes
     for name in (vision.encoder, vision.qformer, llm.file):
         if name not in manifest.files:
-            raise BundleError(f"{MANIFEST}: {name!r} is used but not listed in files")
+            raise BundleError(f"{MANIFEST}: {_short(name)} is used but not listed in files")
     mean, std = manifest.image.mean, manifest.image.std
     if len(mean) != 3 or len(std) != 3 or min(std) < MIN_STD:
         raise BundleError(f"{MANIFEST}: image.mean and image.std need three numbers, std of at least {MIN_STD}")
@@ -244,7 +245,7 @@ def _check(manifest: Manifest) -> None:
     _check_range("image.size", manifest.image.size, 1, MAX_IMAGE_SIZE)
     _check_range("llm.context", llm.context, MIN_CONTEXT, MAX_CONTEXT)
     if llm.kv_type not in KV_TYPES:
-        raise BundleError(f"{MANIFEST}: llm.kv_type is {llm.kv_type!r}; known are {', '.join(KV_TYPES)}")
+        raise BundleError(f"{MANIFEST}: llm.kv_type is {_short(llm.kv_type)}; known are {', '.join(KV_TYPES)}")
     if llm.kv_type == "q8_0" and not llm.flash_attention:
         raise BundleError(f"{MANIFEST}: llm.kv_type q8_0 needs llm.flash_attention")
     special = llm.special_tokens
@@ -318,17 +319,17 @@ def _parse(kind: Any, value: Any, where: str) -> Any:
     if kind is float and type(value) in (int, float) and -MAX_NUMBER < value < MAX_NUMBER:
         return float(value)
     if type(value) is not kind or kind is float:
-        raise BundleError(f"{where}: {value!r} is not of the expected type {getattr(kind, '__name__', kind)}")
+        raise BundleError(f"{where}: {_short(value)} is not of the expected type {getattr(kind, '__name__', kind)}")
     return value
 
 
 def _parse_dataclass(kind: Any, value: Any, where: str) -> Any:
     if not isinstance(value, dict):
-        raise BundleError(f"{where}: expected an object, got {value!r}")
+        raise BundleError(f"{where}: expected an object, got {_short(value)}")
     names = {field.name for field in fields(kind)}
     if unknown := sorted(value.keys() - names):
         raise BundleError(
-            f"{where}: unknown field {unknown[0]!r}: written for a newer runtime than this one (format {FORMAT})?"
+            f"{where}: unknown field {_short(unknown[0])}: written for a newer runtime than this one (format {FORMAT})?"
         )
     if missing := sorted(names - value.keys()):
         raise BundleError(f"{where}: field {missing[0]!r} is missing")

@@ -93,6 +93,7 @@ CHANGES = {
     "an unknown field": (lambda d: d["llm"].update(speed=1), r"llm: unknown field 'speed'"),
     "a missing field": (lambda d: d["image"].pop("std"), r"image: field 'std' is missing"),
     "another type": (lambda d: d["image"].update(size="224"), r"image.size: '224' is not of the expected type int"),
+    "a long text for a number": (lambda d: d["image"].update(size="x" * 5000), r"image.size: 'x+\.\.\.x+' is"),
     "a truth for a number": (lambda d: d["image"].update(size=True), r"image.size: True"),
     "a path upwards": (lambda d: d["files"].update({"../x": d["files"].pop("llm.gguf")}), r"not listed|plain file"),
     "a file not listed": (lambda d: d["llm"].update(file="other.gguf"), r"'other.gguf' is used but not listed"),
