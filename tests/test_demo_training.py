@@ -19,7 +19,7 @@ from skingpt_edge.runtime.skingpt import SkinGPT
 from support import CHECKPOINT, GOLDEN
 
 SHORT = Plan(
-    phases=(Phase("windows", 512, 8, 64, 2e-3), Phase("pictures", 128, 16, 32, 1e-3)), seen=128, steps=20, pictures=2
+    phases=(Phase("windows", 256, 8, 64, 2e-3), Phase("pictures", 64, 16, 32, 1e-3)), seen=64, steps=10, pictures=2
 )
 
 
