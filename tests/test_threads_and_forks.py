@@ -121,13 +121,27 @@ def test_a_stream_given_up_while_another_thread_computes_gives_its_place_back(mo
 
 
 def test_a_job_can_be_cancelled_by_another_thread_while_one_runs(model, image):
-    expected = model.ask(image, QUESTION, SHORT).token_ids
+    config = GenerationConfig(max_new_tokens=30)
+    expected = model.ask(image, QUESTION, config).token_ids
     scheduler = model.scheduler()
     first, second = model.conversation(image), model.conversation(image)
-    cancelled = scheduler.add(second.job("Why?", GenerationConfig(200, ignore_stop=True)))
-    scheduler.add(first.job(QUESTION, SHORT, on_text=lambda _: in_thread(lambda: scheduler.cancel(cancelled))))
+    long = second.job("word " * 200, SHORT)
+    tickets = []
+
+    def cancel_beside(_):
+        if tickets:
+            in_thread(lambda: scheduler.cancel(tickets[0]))
+        else:
+            tickets.append(scheduler.add(long))
+
+    scheduler.add(first.job(QUESTION, config, on_text=cancel_beside))
+    while not tickets or not tickets[0].cancelled:
+        scheduler.step()
+    assert not tickets[0].finished  # the other thread must not end it in the middle of a call
+    scheduler.step()
+    assert (tickets[0].finished, tickets[0].result) == (True, None)  # and not after its whole prompt
     scheduler.run()
-    assert (cancelled.finished, cancelled.result, second.answers) == (True, None, [])
+    assert second.answers == []
     assert first.answers[0].token_ids == expected
 
 
