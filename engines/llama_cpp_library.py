@@ -23,8 +23,10 @@ def import_llama_cpp() -> Any:
     os.environ.setdefault("GGML_NO_BACKTRACE", "1")
     try:
         import llama_cpp
-    except ImportError:
+    except ModuleNotFoundError:
         raise EngineUnavailable("the llama.cpp engine is not installed: pip install 'skingpt-edge[cpu]'") from None
+    except (ImportError, RuntimeError) as error:  # for instance for want of memory
+        raise EngineUnavailable(f"llama.cpp cannot be loaded: {error}") from None
     llama_cpp.llama_log_set(_keep_log(llama_cpp), ctypes.c_void_p(0))
     llama_cpp.llama_backend_init()
     return llama_cpp

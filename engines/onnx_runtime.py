@@ -11,6 +11,7 @@ from .base import Array, EngineInfo, GraphSetup, TensorSpec
 from .errors import BundleError, EngineError, EngineUnavailable
 from .forked_children import keep_in_children
 
+NO_MEMORY = ("bad_alloc", "pthread_create failed", "Failed to allocate memory")  # in ONNX Runtime's errors
 MAX_REASON = 200  # letters of ONNX Runtime's own words in an error
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 
@@ -46,6 +47,7 @@ class OrtGraph:
         try:
             return dict(zip(names, self._session.run(names, dict(inputs)), strict=True))
         except Exception as error:
+            _check_memory(self._name, error)
             raise EngineError(f"{self._name}: ONNX Runtime failed: {_reason(error)}") from error
 
     def close(self) -> None:
@@ -83,11 +85,18 @@ def _open(path: Path, setup: GraphSetup, profile: str | None = None) -> Any:
     try:
         session = lib.InferenceSession(str(path), options, providers=[provider], enable_fallback=0)
     except Exception as error:  # ONNX Runtime's exceptions share no base but Exception
+        _check_memory(path.name, error)
         raise BundleError(f"{path.name}: ONNX Runtime cannot load it: {_reason(error)}") from error
     keep_in_children(session)
     if provider not in session.get_providers():  # it falls back to the CPU without a word
         raise EngineUnavailable(f"device {setup.device!r} was asked for, but ONNX Runtime could not start {provider}")
     return session
+
+
+def _check_memory(name: str, error: Exception) -> None:
+    """Raises EngineError for one that says that memory is short: the file is not to blame."""
+    if any(words in str(error) for words in NO_MEMORY):
+        raise EngineError(f"{name}: there is too little memory to run it") from error
 
 
 def _reason(error: Exception) -> str:
@@ -102,8 +111,10 @@ def _reason(error: Exception) -> str:
 def _import() -> Any:
     try:
         import onnxruntime
-    except ImportError:
+    except ModuleNotFoundError:
         raise EngineUnavailable("the onnxruntime engine is not installed: pip install 'skingpt-edge[cpu]'") from None
+    except ImportError as error:  # for instance for want of memory
+        raise EngineUnavailable(f"onnxruntime cannot be loaded: {error}") from None
     return onnxruntime
 
 

@@ -18,6 +18,7 @@ from skingpt_edge.engines import registry
 ROOT = Path(__file__).parents[1]
 PACKAGE = "skingpt_edge"
 MAY_IMPORT = {
+    "command": set(),  # not before it has seen to interrupts
     "engines": {"engines"},
     "runtime": {"engines", "runtime"},
     "benchmarks": {"engines", "runtime", "benchmarks"},  # and, for the baseline alone, export

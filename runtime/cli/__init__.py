@@ -8,6 +8,7 @@ import io
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any, Protocol
 
 from ...engines.errors import EngineError, InputError, SkinGPTError
@@ -51,25 +52,37 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # a terminal that lacks a letter still shows the rest
+    line = ""
     try:
         code = command.run(_parse(parser, command, given))
         sys.stdout.flush()
     except SkinGPTError as error:
-        print(f"error: {one_line(str(error))}", file=sys.stderr)
-        return error.exit_code
+        code, line = error.exit_code, f"error: {one_line(str(error))}"
     except KeyboardInterrupt:
-        print("\ninterrupted", file=sys.stderr)
-        return INTERRUPTED
+        code, line = INTERRUPTED, "\ninterrupted"
     except BrokenPipeError:  # the reader of our output has gone, for instance `| head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return PIPE_CLOSED
+        code = PIPE_CLOSED
     except OSError as error:  # for instance a full disk behind a redirected output
-        print(f"error: {error.strerror or error}", file=sys.stderr)
-        return EngineError.exit_code
+        code, line = EngineError.exit_code, f"error: {error.strerror or error}"
     except MemoryError:
-        print("error: the machine has too little memory for this bundle", file=sys.stderr)
-        return EngineError.exit_code
+        code, line = EngineError.exit_code, "error: the machine has too little memory for this bundle"
+    except RuntimeError as error:
+        if "can't start new thread" not in str(error):
+            raise
+        code, line = EngineError.exit_code, "error: the machine has too little memory for another thread"
+    _end(line)
     return code
+
+
+def _end(line: str) -> None:
+    """Say why, and write what is still to be written; or drop it, if that cannot be done."""
+    if line:
+        with suppress(OSError):  # standard error may be full, too
+            print(line, file=sys.stderr, flush=True)
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else it is tried again at the end
 
 
 def _parse(parser: argparse.ArgumentParser, command: Command, given: argparse.Namespace) -> Any:
