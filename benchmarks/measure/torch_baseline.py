@@ -16,8 +16,9 @@ from torch import Tensor, nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from ...export.vision_model import VisionConfig, VisionModel
-from ...runtime.bundle import Bundle, open_bundle
+from ...runtime.bundle import Bundle
 from ...runtime.image import decode_image, preprocess
+from ...runtime.verification import open_bundle
 from .fixed_inputs import photo
 from .model_sizes import LlamaSizes, VisionSizes, llama_sizes, vision_sizes
 from .system import PeakSampler
