@@ -266,7 +266,7 @@ def test_verify_finds_a_flipped_bit_with_4(tmp_path):
 
 
 def test_an_engine_that_is_not_there_is_6(tmp_path):
-    (tmp_path / "llama_cpp.py").write_text("raise ImportError")
+    (tmp_path / "llama_cpp.py").write_text("raise ModuleNotFoundError")
     result = run("skingpt", "diagnose", PHOTO, env={**os.environ, "PYTHONPATH": str(tmp_path)})
     assert result.returncode == 6
     assert result.stderr.splitlines()[-1].startswith("error: the llama.cpp engine is not installed: pip install")
