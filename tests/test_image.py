@@ -5,13 +5,16 @@ import os
 import struct
 import warnings
 import zlib
+from dataclasses import replace
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageCms
 from skingpt_edge.engines.errors import ImageError
 from skingpt_edge.runtime.image import MAX_BYTES, decode_image, preprocess, read_image_file, thumbnail
 from skingpt_edge.runtime.manifest import ImageSpec
+from skingpt_edge.runtime.png_color import BT709, SRGB_CURVE
+from skingpt_edge.runtime.rgb_profile import rgb_profile
 from support import encode
 
 ALPHA = Image.linear_gradient("L")
@@ -199,3 +202,12 @@ def test_a_thumbnail_holds_no_metadata(photo):
     made = thumbnail(encode(photo, "JPEG", exif=exif, comment=b"patient's name"), "a.jpg")
     assert b"patient" not in made
     assert not Image.open(io.BytesIO(made)).getexif()
+
+
+def test_a_profile_that_changes_colours_by_one_level_at_most_is_srgb_and_keeps_the_bits(photo):
+    near, far = (rgb_profile(BT709, replace(SRGB_CURVE, gamma=gamma)) for gamma in (2.42, 2.6))
+    source = ImageCms.ImageCmsProfile(io.BytesIO(near))
+    converted = ImageCms.profileToProfile(photo, source, ImageCms.createProfile("sRGB"), outputMode="RGB")
+    assert np.abs(np.asarray(converted).astype(int) - np.asarray(photo)).max() == 1
+    assert same(decode_image(encode(photo, "PNG", icc_profile=near), "a.png"), photo)
+    assert not same(decode_image(encode(photo, "PNG", icc_profile=far), "a.png"), photo)
