@@ -10,6 +10,7 @@ import re
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 MADV_COLLAPSE = 25  # Linux 6.1; it works with transparent huge pages set to `madvise`, too
@@ -43,8 +44,12 @@ class Collapsing:
 
     def __init__(self) -> None:
         self._stop = threading.Event()
-        self._thread = threading.Thread(target=collapse, args=(self._rest,), daemon=True, name="huge pages")
+        self._thread = threading.Thread(target=self._run, daemon=True, name="huge pages")
         self._thread.start()
+
+    def _run(self) -> None:
+        with suppress(MemoryError):  # slower then, not wrong
+            collapse(self._rest)
 
     def _rest(self, seconds: float) -> bool:
         return not self._stop.wait(REST * seconds)

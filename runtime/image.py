@@ -105,6 +105,8 @@ def decode_photo(data: bytes, name: str) -> Photo:
         raise ImageError(f"{name}: more than {MAX_PIXELS // 1_000_000} megapixels: save it smaller") from None
     except UnidentifiedImageError:
         raise ImageError(f"{name}: damaged: its beginning cannot be read: {COPY_AGAIN}") from None
+    except MemoryError:
+        raise  # no fault of the picture
     except Exception as error:  # Pillow's decoders raise many kinds of errors on broken files
         raise ImageError(f"{name}: damaged or truncated: {error}: {COPY_AGAIN}") from None
     return _as_seen(image, encoded, name)

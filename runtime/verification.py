@@ -72,7 +72,9 @@ def _make_self_test(bundle: Bundle) -> None:
     except WorkerEnded as ended:
         if ended.out_of_memory:
             raise EngineError(f"{bundle.path}: the machine has too little memory for this bundle") from None
-        raise BundleError(f"{bundle.path}: loading it ends the process: it is damaged ({ended})") from None
+        raise BundleError(
+            f"{bundle.path}: loading it ends the process: it is damaged, or the machine has too little memory ({ended})"
+        ) from None
 
 
 def _note(bundle: Bundle) -> dict[str, Any]:
