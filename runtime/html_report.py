@@ -94,7 +94,7 @@ def _article(entry: Entry) -> str:
     return f"""<article><figure><img alt="The picture asked about" src="data:image/jpeg;base64,{picture}">
 {_timings(report)}</figure>
 <div><h2>{_text(report.image.name)}</h2>
-{"".join(f'<p class="picture-note">{_text(note.text)}</p>' for note in report.image.notes)}
+{"".join(f'<div class="picture-note">{_text(note.text)}</div>' for note in report.image.notes)}
 {sections}</div></article>"""
 
 
