@@ -155,7 +155,7 @@ def test_notes_stand_in_text_page_json_and_trace(tmp_path):
     words = "The picture is very dark."
     shown = run("skingpt", "diagnose", dark, "--html", page, "--max-new-tokens", "1")
     assert shown.stdout.lstrip().startswith(f"Note: {words}")
-    assert f'<p class="picture-note">{words}' in page.read_text()
+    assert f'<div class="picture-note">{words}' in page.read_text()
     asked = run("skingpt", "chat", dark, "-q", "What is this?", "--max-new-tokens", "1")
     assert asked.stdout.lstrip().startswith(f"Note: {words}")
     traced = run("skingpt", "trace", dark, "-q", "What is this?", "-o", tmp_path / "t", "--max-new-tokens", "1")
