@@ -5,6 +5,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -157,7 +158,9 @@ def test_a_synthetic_model_has_the_types_and_bytes_llama_cpp_quantises_to(kind, 
     write_gguf(source, tmp_path / "f16.gguf", plain_types(F16), 1, "synthetic", lambda *_: None)
     quantise(tmp_path / "f16.gguf", tmp_path / "theirs.gguf", kind, lambda *_: None)
     direct, theirs = (read_gguf_header(tmp_path / name) for name in ("direct.gguf", "theirs.gguf"))
-    assert direct == theirs
+    assert replace(direct, tensors=()) == replace(theirs, tensors=())
+    parts = [{(one.name, one.type, one.size) for one in header.tensors} for header in (direct, theirs)]
+    assert parts[0] == parts[1]  # in another order
     assert (tmp_path / "direct.gguf").stat().st_size == pytest.approx(
         (tmp_path / "theirs.gguf").stat().st_size, abs=4096
     )
@@ -235,7 +238,7 @@ def test_a_file_that_is_no_picture_is_refused_before_the_work(tmp_path):
     (tmp_path / "pictures/notes.txt").write_text("x")
     result = export(tmp_path / "bundle", "f32", "f32", "--pictures", tmp_path / "pictures")
     assert result.returncode == 3
-    assert result.stderr == "error: notes.txt: not a readable JPEG, PNG, WEBP picture\n"
+    assert result.stderr.startswith("error: notes.txt: not a readable JPEG, PNG or WebP picture")
 
 
 def test_the_current_directory_is_not_replaced_and_a_link_means_its_bundle(tmp_path):
