@@ -11,20 +11,23 @@ import subprocess
 import sys
 from collections.abc import Callable, Mapping
 from importlib import import_module
+from tempfile import TemporaryFile
 from types import TracebackType
 from typing import Any, Self
 
 from ..engines import errors
-from ..engines.errors import EngineError, SkinGPTError
+from ..engines.errors import EngineError, EngineUnavailable, SkinGPTError
+
+MAX_LAST_WORDS = 200  # letters
 
 
 class WorkerEnded(EngineError):
     """A child process ended while it was asked something."""
 
-    def __init__(self, name: str, code: int) -> None:
-        """`code`: its exit code, or a signal's number below zero."""
+    def __init__(self, name: str, code: int, last_words: str = "") -> None:
+        """`code`: its exit code, or a signal's number below zero; `last_words`: its last line on standard error."""
         why = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
-        super().__init__(f"{name}: its process ended ({why})")
+        super().__init__(f"{name}: its process ended ({why}{': ' if last_words else ''}{last_words})")
         self.code = code
 
     @property
@@ -40,16 +43,21 @@ class Worker:
         """Start a process that makes `target`, a class named as `package.module:Class`, with these options as JSON.
 
         `threads` is one of the options, and the size of the thread pools of the child's libraries. With `quiet`
-        nothing that the child prints is shown. Raises what the class raised, WorkerEnded if the process ends.
+        nothing that the child prints is shown. Raises what the class raised, WorkerEnded if the process ends,
+        EngineUnavailable if this program cannot start Python.
         """
+        if not sys.executable:
+            raise EngineUnavailable("this program does not know its Python, so it cannot start another process of it")
         self._name = target.rpartition(":")[2]
         # numpy's and torch's thread pools are sized when they are imported.
         pools = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), str(threads))
+        self._errors = TemporaryFile() if quiet else None  # noqa: SIM115 - closed with the process
         self._process = subprocess.Popen(
-            [sys.executable, "-m", __spec__.name, target, json.dumps({"threads": threads, **options})],
+            # -P: a file named as a library in the current folder is not imported in its place.
+            [sys.executable, "-P", "-m", __spec__.name, target, json.dumps({"threads": threads, **options})],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL if quiet else None,
+            stderr=self._errors,
             text=True,
             env={**os.environ, **pools},
         )
@@ -84,7 +92,15 @@ class Worker:
         return answer["result"]
 
     def _ended(self) -> "WorkerEnded":
-        return WorkerEnded(self._name, self._process.wait())
+        return WorkerEnded(self._name, self._process.wait(), self._last_words())
+
+    def _last_words(self) -> str:
+        """The last line that a quiet child wrote on standard error."""
+        if self._errors is None:
+            return ""
+        self._errors.seek(0)
+        lines = self._errors.read().decode(errors="replace").strip().splitlines()
+        return lines[-1].strip()[:MAX_LAST_WORDS] if lines else ""
 
     def close(self) -> None:
         """End the child and wait for it, so that its memory is free again."""
@@ -96,6 +112,8 @@ class Worker:
             self._process.kill()
             self._process.wait()
         self._process.stdout.close()
+        if self._errors is not None:
+            self._errors.close()
 
     def __enter__(self) -> Self:
         return self
