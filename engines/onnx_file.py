@@ -23,6 +23,8 @@ FLOATS = {1: np.float32, 10: np.float16, 11: np.float64}
 BFLOAT16, BFLOAT16_EXPONENT = 16, 0x7F80  # all its bits set: NaN or infinity
 EXTERNAL = 1
 CHUNK = 1 << 24  # items looked at in one go
+ALIGNMENT, LARGEST_GAP = 4096, 65536
+"""The exporter's library begins small weights where the one before ends, large ones at a multiple of 64 KiB."""
 
 MODEL_GRAPH, MODEL_TRAINING, MODEL_FUNCTIONS = 7, 20, 25
 GRAPH_NODE, GRAPH_INITIALIZER, GRAPH_SPARSE = 1, 5, 15
@@ -65,9 +67,11 @@ def check_onnx_file(path: Path) -> None:
         if not _finite(content, weight.data_type):
             raise BundleError(f"{path.name}: {weight.name} holds NaN or infinity")
     taken.sort()
-    for (_, end, name), (begin, _, other) in pairwise(taken):
+    for (_, end, name), (begin, _, other) in pairwise([(0, 0, "the file's beginning"), *taken]):
         if begin < end:
             raise BundleError(f"{path.name}: {name} and {other} share bytes of {beside.name}")
+        if begin > end and (begin % ALIGNMENT or begin - end >= LARGEST_GAP):
+            raise BundleError(f"{path.name}: there is a gap between {name} and {other} in {beside.name}")
 
 
 def read_weights(path: Path) -> list[OnnxWeight]:
@@ -142,6 +146,8 @@ def _weight(tensor: memoryview) -> OnnxWeight:
             shape += [value] if isinstance(value, int) else _packed(value)
         elif field == EXTERNAL_DATA:
             entry = {part: bytes(text).decode() for part, text in _fields(value)}
+            if entry[KEY] in place:
+                raise ValueError(f"a weight has two {entry[KEY]}s")
             place[entry[KEY]] = entry[VALUE]
         elif field in single:
             single[field] = value
@@ -165,6 +171,8 @@ def _fields(message: memoryview) -> Iterator[tuple[int, Any]]:
     at = 0
     while at < len(message):
         tag, at = _varint(message, at)
+        if not 8 <= tag < 1 << 32:  # readers differ in what they make of it
+            raise ValueError(f"field {tag >> 3} has no valid number")
         kind, number = tag & 7, tag >> 3
         if kind == 0:
             value, at = _varint(message, at)
@@ -187,7 +195,7 @@ def _varint(data: memoryview, at: int) -> tuple[int, int]:
     while True:
         byte = data[at]
         value, at, shift = value | (byte & 127) << shift, at + 1, shift + 7
+        if value >= 1 << 64:
+            raise ValueError("a number of more than 64 bits")
         if byte < 128:
             return value, at
-        if shift > 63:
-            raise ValueError("a number of more than 64 bits")

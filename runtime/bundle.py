@@ -1,6 +1,7 @@
 """A bundle on disk: its files are exactly the ones its manifest lists, whole and unchanged."""
 
 import hashlib
+import os
 import re
 import stat
 from collections.abc import Callable
@@ -20,12 +21,14 @@ Progress = Callable[[str, int, int], None]
 """Called with a file's name, bytes done and bytes in all."""
 
 
-Fingerprint = dict[str, tuple[str, int, int, int, int, int]]
-"""Of each file: its path, device, inode, size, and times of last change of content (mtime) and of anything (ctime).
+FileMark = tuple[str, int, int, int, int, int]
+"""A file's path, device, inode, size, and times of last change of its content (mtime) and of anything (ctime).
 
-A program can set mtime back, but not ctime. So files with the same fingerprint have the same content, unless somebody
+A program can set mtime back, but not ctime. So files with the same mark have the same content, unless somebody
 can write to the disk itself or set the clock.
 """
+Fingerprint = dict[str, FileMark]
+"""By name, of each file of a bundle."""
 
 
 @dataclass(frozen=True)
@@ -107,26 +110,32 @@ def take_fingerprint(path: Path, manifest: Manifest) -> Fingerprint:
     result: Fingerprint = {}
     for name in sorted(manifest.files):
         file = (path / name).resolve()
-        found = file.stat()
-        result[name] = (str(file), found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
+        result[name] = _mark(file, file.stat())
     return result
+
+
+def _mark(path: Path, found: os.stat_result) -> FileMark:
+    return str(path), found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
 
 
 def check_hashes(bundle: Bundle, progress: Progress | None = None) -> None:
     """Read every file and compare its SHA-256. Raises BundleError."""
     for name, entry in bundle.manifest.files.items():
         try:
-            found = hash_file(bundle.file(name), progress)
+            found = hash_file(bundle.file(name), progress, bundle.fingerprint[name])
         except OSError as error:
             raise BundleError(f"{name}: cannot be read: {error.strerror}") from None
         if found != entry.sha256:
             raise BundleError(f"{name}: its content has changed (SHA-256 differs): copy the bundle again")
 
 
-def hash_file(path: Path, progress: Progress | None = None) -> str:
-    """SHA-256 of a file in hexadecimal."""
-    digest, done, size = hashlib.sha256(), 0, path.stat().st_size
+def hash_file(path: Path, progress: Progress | None = None, expected: FileMark | None = None) -> str:
+    """SHA-256 of a file in hexadecimal. Raises OSError, BundleError if it is not the `expected` file."""
+    digest, done = hashlib.sha256(), 0
     with path.open("rb") as file:
+        if expected and _mark(path.resolve(), os.fstat(file.fileno())) != expected:
+            raise BundleError(f"{path.name}: was changed or replaced while it was in use: open the bundle again")
+        size = os.fstat(file.fileno()).st_size
         while block := file.read(1 << 22):
             digest.update(block)
             done += len(block)

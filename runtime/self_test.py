@@ -108,9 +108,14 @@ def _tokenizer_sha256(manifest: Manifest, model: LanguageModel) -> str:
 class SelfTestRun:
     """A bundle's weights checked and its self-test made, for a `Worker`: a crash must not end the user's process."""
 
-    def __init__(self, path: str, threads: int) -> None:
-        """Raises BundleError for whatever is wrong with the bundle, EngineUnavailable."""
+    def __init__(self, path: str, threads: int, fingerprint: dict[str, list[str | int]]) -> None:
+        """`fingerprint`: of the files that were hashed.
+
+        Raises BundleError for whatever is wrong with the bundle, EngineUnavailable.
+        """
         bundle = read_bundle(Path(path))
+        if {name: list(one) for name, one in bundle.fingerprint.items()} != fingerprint:
+            raise BundleError(f"{path}: its files were changed or replaced while they were checked")
         try:
             self._run(bundle, Options(threads=threads, tuning=False, prompt_snapshot=False))
         except (BundleError, EngineUnavailable):

@@ -43,6 +43,7 @@ def verify_bundle(bundle: Bundle, progress: Progress | None = None) -> None:
     try:
         check_hashes(bundle, progress)
         check_language_model(bundle)
+        bundle.check_unchanged()
         if progress:
             progress("self-test", 0, 0)
         _make_self_test(bundle)
@@ -67,11 +68,14 @@ def was_verified(bundle: Bundle) -> bool:
 
 def _make_self_test(bundle: Bundle) -> None:
     try:
-        with Worker(SELF_TEST, threads=physical_cores(), quiet=True, path=str(bundle.path.absolute())):
+        path, files = str(bundle.path.absolute()), bundle.fingerprint
+        with Worker(SELF_TEST, threads=physical_cores(), quiet=True, path=path, fingerprint=files):
             pass
     except WorkerEnded as ended:
         if ended.out_of_memory:
             raise EngineError(f"{bundle.path}: the machine has too little memory for this bundle") from None
+        if ended.code >= 0:  # Python's own end, not a crash
+            raise EngineError(f"the self-test could not be made: {ended}") from None
         raise BundleError(
             f"{bundle.path}: loading it ends the process: it is damaged, or the machine has too little memory ({ended})"
         ) from None

@@ -187,9 +187,9 @@ def test_hashes_are_computed_once_and_again_when_a_file_is_touched(copy, monkeyp
     hashed = []
     original = bundle_module.hash_file
 
-    def spy(path, progress=None):
+    def spy(path, *others):
         hashed.append(path.name)
-        return original(path, progress)
+        return original(path, *others)
 
     monkeypatch.setattr(bundle_module, "hash_file", spy)
     open_bundle(copy)
@@ -313,7 +313,9 @@ def test_two_copies_of_a_bundle_are_each_hashed_once(copy, tmp_path, monkeypatch
     other = shutil.copytree(copy, tmp_path / "other")
     hashed = []
     original = bundle_module.hash_file
-    monkeypatch.setattr(bundle_module, "hash_file", lambda path, p=None: (hashed.append(path), original(path, p))[1])
+    monkeypatch.setattr(
+        bundle_module, "hash_file", lambda path, *others: (hashed.append(path), original(path, *others))[1]
+    )
     for folder in (copy, other, copy, other):
         open_bundle(folder)
     assert len(hashed) == 10

@@ -13,7 +13,6 @@ import numpy as np
 import onnx
 import pytest
 from skingpt_edge.engines.errors import BundleError, EngineError
-from skingpt_edge.runtime import bundle as bundle_module
 from skingpt_edge.runtime import loading, verification
 from skingpt_edge.runtime.bundle import MANIFEST, default_bundle, read_bundle
 from skingpt_edge.runtime.cache_folder import cache_folder, keep, read_kept
@@ -66,6 +65,31 @@ def test_a_file_swapped_while_others_are_hashed_is_refused_and_not_remembered(bu
         open_bundle(bundle)
 
 
+@pytest.mark.parametrize("back", ["hashed", "self-test", "never"])
+def test_a_good_folder_put_in_the_place_of_a_damaged_one_meanwhile_is_refused(back, bundle, tmp_path):
+    good = shutil.copytree(bundle, tmp_path / "good")
+    (bundle / "llm.gguf").write_bytes(other_weights(bundle / "llm.gguf"))
+    away = tmp_path / "away"
+
+    def exchange(name: str, done: int, size: int) -> None:
+        if name == "qformer.onnx" and back == "hashed" and away.exists():
+            bundle.rename(good)
+            away.rename(bundle)
+        if name == "self-test" and back == "self-test" and away.exists():
+            bundle.rename(good)
+            away.rename(bundle)
+
+    damaged = read_bundle(bundle)
+    bundle.rename(away)
+    good.rename(bundle)
+    with pytest.raises(BundleError, match="was changed or replaced"):
+        verification.verify_bundle(damaged, exchange)
+    if away.exists():
+        bundle.rename(good)
+        away.rename(bundle)
+    assert not was_verified(read_bundle(bundle))
+
+
 def test_a_file_changed_while_it_is_loaded_is_refused(bundle, monkeypatch):
     opened = open_bundle(bundle)
     original = loading.load_language_model
@@ -90,12 +114,13 @@ def test_content_changed_in_place_at_the_same_size_and_time_is_found(bundle):
         open_bundle(bundle)
 
 
-def test_a_failed_verification_is_not_forgotten(bundle, monkeypatch):
+def test_a_failed_verification_is_not_forgotten(bundle):
     """Even where the file looks as it did when it was verified."""
-    monkeypatch.setattr(bundle_module, "take_fingerprint", lambda path, manifest: {})
-    open_bundle(bundle)
+    file = note(bundle)
     (bundle / "llm.gguf").write_bytes(other_weights(bundle / "llm.gguf"))
-    assert was_verified(read_bundle(bundle))
+    damaged = read_bundle(bundle)
+    file.write_text(json.dumps({**json.loads(file.read_text()), "files": damaged.fingerprint}))
+    assert was_verified(damaged)
     with pytest.raises(BundleError, match=r"llm.gguf: its content has changed"):
         open_bundle(bundle, verify=True)
     assert not was_verified(read_bundle(bundle))
@@ -268,7 +293,7 @@ GRAPHS = {
     "a file upwards": (external("location", "../../etc/passwd"), r"lies in '../../etc/passwd'; only"),
     "another file of the bundle": (external("location", "llm.gguf"), r"lies in 'llm.gguf'; only"),
     "an address": (external("location", "*/_ORT_MEM_ADDR_/*"), r"lies in"),
-    "another weight's bytes": (external("offset", "704"), r"share bytes of vision_encoder.onnx.data"),
+    "another weight's bytes": (external("offset", "704"), r"share bytes of|there is a gap between"),
     "an offset below zero": (external("offset", "-1"), r"has no offset that is a number"),
     "an end beyond the file": (external("offset", "2243500"), r"ends at byte 2244204 of .* which has 2243840"),
     "no length": (external("length", "0"), r"takes 0 bytes, but its shape .* needs 704"),
@@ -284,6 +309,28 @@ def test_a_graph_is_refused_with(name, bundle):
     change(model)
     rewrite(bundle, "vision_encoder.onnx", model.SerializeToString())
     with pytest.raises(BundleError, match=words):
+        open_bundle(bundle)
+
+
+def test_weights_that_begin_elsewhere_than_the_exporter_puts_them_are_refused(bundle):
+    model = onnx.load(bundle / "qformer.onnx", load_external_data=False)
+    for weight in model.graph.initializer:
+        for entry in weight.external_data:
+            if entry.key == "offset":
+                entry.value = str(int(entry.value) + 1)
+    rewrite(bundle, "qformer.onnx", model.SerializeToString())
+    rewrite(bundle, "qformer.onnx.data", b"\0" + (bundle / "qformer.onnx.data").read_bytes())
+    with pytest.raises(BundleError, match="there is a gap between the file's beginning and"):
+        open_bundle(bundle)
+
+
+def test_a_field_that_readers_take_differently_is_refused(bundle):
+    """ONNX Runtime drops the upper bits of a field's number and would read a weight that the check does not see."""
+    tag = (7 << 3 | 2) | 1 << 35
+    number = bytes([tag & 127 | 128, tag >> 7 & 127 | 128, tag >> 14 & 127 | 128, tag >> 21 & 127 | 128])
+    number += bytes([tag >> 28 & 127 | 128, tag >> 35])
+    rewrite(bundle, "qformer.onnx", (bundle / "qformer.onnx").read_bytes() + number + b"\0")
+    with pytest.raises(BundleError, match=r"not a readable ONNX graph .*no valid number"):
         open_bundle(bundle)
 
 
@@ -321,7 +368,7 @@ def test_what_llama_cpp_refuses_is_the_bundles_fault(bundle):
 class Ends:
     """In place of the self-test: a process that ends by a signal, as one does whose engine aborts."""
 
-    def __init__(self, path: str, threads: int) -> None:
+    def __init__(self, path: str, threads: int, fingerprint: object) -> None:
         os.kill(os.getpid(), int(os.environ["ENDS_BY"]))
 
 
