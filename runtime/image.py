@@ -3,7 +3,7 @@
 import io
 import os
 import stat
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import cast
 
@@ -14,8 +14,8 @@ from ..engines.base import Floats
 from ..engines.errors import ImageError
 from .color import to_srgb
 from .image_kind import NotRead, kind_of
-from .image_notes import PROFILE_UNREADABLE, Note
-from .jpeg_file import check_whole, read_jpeg
+from .image_notes import PROFILE_UNREADABLE, UNCHECKED, Note
+from .jpeg_file import JpegFile, check_whole, read_jpeg
 from .manifest import ImageSpec
 from .orientation import upright
 from .png_color import png_profile
@@ -54,6 +54,7 @@ class Encoded:
     bits: int = 8
     """Of a colour."""
     frames: int = 1
+    jpeg: JpegFile | None = None
 
 
 def read_image_file(path: Path) -> bytes:
@@ -93,8 +94,7 @@ def decode_photo(data: bytes, name: str) -> Photo:
     try:
         encoded = _take_apart(data)
         _check_header(encoded, name)
-        if encoded.format == "JPEG":
-            check_whole(encoded.picture, name)
+        checked = encoded.jpeg is None or check_whole(encoded.jpeg, name)
         image = Image.open(io.BytesIO(encoded.picture), formats=[encoded.format])
         image.load()
     except ImageError:
@@ -109,14 +109,15 @@ def decode_photo(data: bytes, name: str) -> Photo:
         raise  # no fault of the picture
     except Exception as error:  # Pillow's decoders raise many kinds of errors on broken files
         raise ImageError(f"{name}: damaged or truncated: {error}: {COPY_AGAIN}") from None
-    return _as_seen(image, encoded, name)
+    photo = _as_seen(image, encoded, name)
+    return photo if checked else replace(photo, notes=(*photo.notes, UNCHECKED))
 
 
 def _take_apart(data: bytes) -> Encoded:
     """Raises NotRead for a picture of another kind, ValueError for damage, or what Pillow raises."""
     if data.startswith(b"\xff\xd8"):
         jpeg = read_jpeg(data)
-        return Encoded("JPEG", jpeg.picture, jpeg.size, jpeg.exif, jpeg.profile)
+        return Encoded("JPEG", jpeg.picture, jpeg.size, jpeg.exif, jpeg.profile, jpeg=jpeg)
     if data.startswith(SIGNATURE):
         png = read_png(data)
         exif = png.chunks.get(b"eXIf")
@@ -151,6 +152,9 @@ def _check_header(encoded: Encoded, name: str) -> None:
 def _as_seen(image: Image.Image, encoded: Encoded, name: str) -> Photo:
     """Colours to sRGB, transparent parts onto white, and the right way up. Raises ImageError if nothing can be seen."""
     alpha, shown = None, (255.0, 255.0)
+    grey = image.info.get("transparency")
+    if image.mode == "L" and isinstance(grey, int):  # Pillow scales the pixels to 8 bits, but not this level of theirs
+        image.info["transparency"] = grey * 255 // (2**encoded.bits - 1)
     if image.has_transparency_data:
         image = image if image.mode == "LA" else image.convert("RGBA")
         alpha = image.getchannel("A")

@@ -39,6 +39,10 @@ PROFILE_UNREADABLE = Note(
     "profile_unreadable",
     "The picture's colour profile cannot be read. Its colours were taken for sRGB and may look different elsewhere.",
 )
+UNCHECKED = Note(
+    "unchecked",
+    "The picture is a rare kind of JPEG in which damage cannot be looked for. Compare what you see with the original.",
+)
 NO_COLOR = Note("no_color", "There is no colour in the picture. Take the photo in colour.")
 THIN = Note(
     "thin",

@@ -4,6 +4,7 @@ The format is ITU-T T.81; where profiles and EXIF stand is said in ICC.1 annex B
 """
 
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import simplejpeg
@@ -13,11 +14,16 @@ from .image_kind import NotRead
 
 START, END, SCAN = 0xD8, 0xD9, 0xDA
 FRAMES_READ = {0xC0, 0xC1, 0xC2}  # baseline, extended and progressive, with Huffman codes
+SEQUENTIAL = {0xC0, 0xC1}
+ADOBE_BYTES = 12  # of the segment's content; the last is the colour transform
 FRAMES = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}
 MARKERS_ALONE = {0x01, *range(0xD0, 0xD8)}  # TEM and RSTn have no length
 JFIF = b"\xff\xe0\x00\x10JFIF\x00\x01\x01\x00\x00\x01\x00\x01\x00\x00"
 ICC = b"ICC_PROFILE\0"
 MAX_SCANS = 100  # a progressive JPEG has about ten; each costs the time of a whole picture
+MAX_PADDING = 64  # bytes
+MARKER = re.compile(rb"\xff[\x02-\xcf\xd8-\xfe]")  # in coded data: 0xFF that is neither data nor a restart mark
+ADOBE_TRANSFORMS = {3: (0, 1), 4: (0, 2)}  # by number of components; libjpeg takes others for the last of these
 
 
 @dataclass(frozen=True)
@@ -25,7 +31,8 @@ class JpegFile:
     """What a JPEG file holds."""
 
     picture: bytes
-    """A JPEG of the same pixels without metadata."""
+    """A JPEG of the same pixels without metadata, as far as its end mark."""
+    scans: int
     size: tuple[int, int]
     """Width and height."""
     exif: bytes | None
@@ -39,14 +46,43 @@ def read_jpeg(data: bytes) -> JpegFile:
 
     Decoders get `picture` alone, so that nothing in the metadata can change what they do. It keeps the markers from
     which a decoder learns the meaning of the colours: JFIF's, with no content of its own, and Adobe's. Bytes between
-    two segments that belong to none are left out, as decoders do.
+    two segments that belong to none are left out, as decoders do. Values without a meaning that some cameras write are
+    set to what decoders take them for, so that their warnings are of damage alone.
     """
     kept = [b"\xff\xd8"]
+    frame, components, size, adobe, scans = 0, 0, (0, 0), 0, 0
     exif: bytes | None = None
     profile_parts: list[bytes] = []
-    size = (0, 0)
-    at = 2
-    while True:
+    for marker, segment, at in _segments(data):
+        body = segment[4:]
+        if marker == 0xE0 and body.startswith(b"JFIF\0"):
+            kept.append(JFIF)
+        elif marker == 0xE1 and body.startswith(b"Exif\0") and exif is None:
+            exif = body[6:]
+        elif marker == 0xE2 and body.startswith(ICC):
+            profile_parts.append(body[len(ICC) :])
+        elif marker == 0xEE and body.startswith(b"Adobe") and len(body) >= ADOBE_BYTES:
+            adobe = len(kept)
+            kept.append(segment)
+        elif marker == SCAN:
+            picture, scans = _scans(data[at:], sequential=frame in SEQUENTIAL)
+            kept.append(picture)
+        elif marker < 0xE0:
+            if marker in FRAMES:
+                size = _read_frame(marker, body)
+                frame, components = marker, body[5] if len(body) > 5 else 0
+            kept.append(segment)
+    if 0 in size:
+        raise ValueError("it does not say its size")
+    if adobe:
+        kept[adobe] = _known_transform(kept[adobe], components)
+    return JpegFile(b"".join(kept), scans, size, exif, _join_profile(profile_parts))
+
+
+def _segments(data: bytes) -> Iterator[tuple[int, bytes, int]]:
+    """Each segment's marker, all its bytes and where they begin, as far as the first scan's header."""
+    at, marker = 2, 0
+    while marker != SCAN:
         at = data.find(b"\xff", at)
         if at < 0 or at + 4 > len(data):
             raise ValueError("it ends before the picture")
@@ -56,27 +92,33 @@ def read_jpeg(data: bytes) -> JpegFile:
             continue
         if marker == END:
             raise ValueError("it holds no picture")
-        if marker == SCAN:
-            kept.append(data[at:])
-            break
-        end = at + 2 + int.from_bytes(data[at + 2 : at + 4], "big")
-        segment, body = data[at:end], data[at + 4 : end]
-        if marker == 0xE0 and body.startswith(b"JFIF\0"):
-            kept.append(JFIF)
-        elif marker == 0xE1 and body.startswith(b"Exif\0") and exif is None:
-            exif = body[6:]
-        elif marker == 0xE2 and body.startswith(ICC):
-            profile_parts.append(body[len(ICC) :])
-        elif marker == 0xEE and body.startswith(b"Adobe"):
-            kept.append(segment)
-        elif marker < 0xE0:
-            if marker in FRAMES:
-                size = _read_frame(marker, body)
-            kept.append(segment)
-        at = max(end, at + 4)
-    if 0 in size:
-        raise ValueError("it does not say its size")
-    return JpegFile(b"".join(kept), size, exif, _join_profile(profile_parts))
+        end = max(at + 4, at + 2 + int.from_bytes(data[at + 2 : at + 4], "big"))
+        yield marker, data[at:end], at
+        at = end
+
+
+def _known_transform(adobe: bytes, components: int) -> bytes:
+    """Adobe's segment; a colour transform that is none becomes the one that decoders then take."""
+    known, at = ADOBE_TRANSFORMS.get(components, ()), 4 + ADOBE_BYTES - 1
+    return adobe[:at] + bytes((known[-1],)) + adobe[at + 1 :] if known and adobe[at] not in known else adobe
+
+
+def _scans(data: bytes, *, sequential: bool) -> tuple[bytes, int]:
+    """All scans from the first one's header to the end mark, and their number.
+
+    What follows the end mark, such as the video of a motion photo, is left out. A sequential scan's range of
+    coefficients has one meaning only; phones of one make write others, which every decoder ignores.
+    """
+    changed, at, scans = bytearray(data), 0, 0
+    while (found := MARKER.search(data, at)) and data[found.start() + 1] != END:
+        at = found.start()
+        if data[at + 1] == SCAN:
+            scans += 1
+            first = at + 5 + 2 * data[at + 4] if at + 4 < len(data) else len(data)
+            if sequential and first + 3 <= len(data):
+                changed[first : first + 3] = bytes((0, 63, 0))
+        at += max(2, 2 + int.from_bytes(data[at + 2 : at + 4], "big"))
+    return bytes(changed[: found.end()] if found else changed), scans
 
 
 def _read_frame(marker: int, body: bytes) -> tuple[int, int]:
@@ -96,36 +138,36 @@ def _join_profile(parts: list[bytes]) -> bytes | None:
     return b"".join(part[2:] for part in parts) if [part[:2] for part in parts] == expected else b""
 
 
-def check_whole(picture: bytes, name: str) -> None:
-    """Raise ImageError if libjpeg-turbo warns of damage anywhere in the picture's data.
+def check_whole(jpeg: JpegFile, name: str) -> bool:
+    """Raise ImageError if libjpeg-turbo warns of damage anywhere in the picture's data; False if it cannot tell.
 
     A decoder draws something for missing data and goes on. libjpeg-turbo counts such places as warnings, which Pillow
     does not pass on and simplejpeg does. Decoded at an eighth of the size, so that little more than the Huffman codes
     are read. Not found: damage after which all codes are valid and fill exactly all blocks; a picture that was
-    damaged, and then decoded and saved anew.
+    damaged, and then decoded and saved anew. Its interface knows the usual subsamplings of colours only.
     """
-    if picture.count(b"\xff\xda") > MAX_SCANS:
+    if jpeg.scans > MAX_SCANS:
         raise ImageError(f"{name}: more than {MAX_SCANS} scans: save it anew as JPEG")
     try:
-        simplejpeg.decode_jpeg(picture, "GRAY", min_factor=8, strict=True)
+        simplejpeg.decode_jpeg(jpeg.picture, "GRAY", min_factor=8, strict=True)
     except ValueError as error:
-        if not _is_padding(picture, str(error)):
+        if "Could not determine subsampling" in str(error):
+            return False
+        if not _is_padding(jpeg.picture, str(error)):
             warning = str(error).removeprefix("Corrupt JPEG data: ")
             raise ImageError(
                 f"{name}: damaged: a part of its data is missing or changed ({warning}): "
                 "copy it anew from where it came from"
             ) from None
+    return True
 
 
 def _is_padding(picture: bytes, warning: str) -> bool:
-    """Whether libjpeg's warning is of nothing but padding between the last block and the end mark.
+    """Whether libjpeg's warning is of nothing but a little padding between the last block and the end mark.
 
-    Some cameras write it. Left-over codes of a damaged picture look the same to libjpeg; padding is one byte, or the
-    same byte over and over. With the end mark behind it no later warning can be hidden.
+    Some cameras write it. Left-over codes of a damaged picture look the same to libjpeg, and so does a part of a file
+    that a full disk left as zeros; padding is a few bytes, all the same.
     """
     found = re.fullmatch(r"Corrupt JPEG data: (\d+) extraneous bytes before marker 0xd9", warning)
-    if not found:
-        return False
-    count = int(found[1])
-    end = picture.find(b"\xff\xd9", picture.rfind(b"\xff\xda", 0, picture.find(b"\xff\xd9")))
-    return len(set(picture[max(0, end - count) : end])) <= 1
+    count = int(found[1]) if found else MAX_PADDING + 1
+    return count <= MAX_PADDING and len(set(picture[-2 - count : -2])) <= 1

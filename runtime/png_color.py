@@ -9,7 +9,7 @@ from .rgb_profile import Curve, Primaries, rgb_profile
 D65 = (0.3127, 0.3290)
 BT709 = Primaries(D65, (0.64, 0.33), (0.30, 0.60), (0.15, 0.06))
 SRGB_CURVE = Curve(2.4, 1 / 1.055, 0.055 / 1.055, 1 / 12.92, 0.04045)
-BT709_CURVE = Curve(1 / 0.45, 1 / 1.099, 0.099 / 1.099, 1 / 4.5, 0.081)
+VIDEO_CURVE = Curve(2.4)  # what screens show of BT.709's kind of video: ITU-R BT.1886
 
 # ITU-T H.273, tables 2 and 3.
 PRIMARIES = {
@@ -23,8 +23,8 @@ PRIMARIES = {
     12: Primaries(D65, (0.680, 0.320), (0.265, 0.690), (0.150, 0.060)),
 }
 CURVES = {
-    1: BT709_CURVE, 4: Curve(2.2), 5: Curve(2.8), 6: BT709_CURVE, 8: Curve(1.0), 13: SRGB_CURVE, 14: BT709_CURVE,
-    15: BT709_CURVE,
+    1: VIDEO_CURVE, 4: Curve(2.2), 5: Curve(2.8), 6: VIDEO_CURVE, 8: Curve(1.0), 13: SRGB_CURVE, 14: VIDEO_CURVE,
+    15: VIDEO_CURVE,
 }  # fmt: skip
 HDR = {16: "PQ", 18: "HLG"}
 SRGB_GAMMA = 45455  # what writers put beside, or in the place of, the sRGB chunk

@@ -211,3 +211,33 @@ def test_a_profile_that_changes_colours_by_one_level_at_most_is_srgb_and_keeps_t
     assert np.abs(np.asarray(converted).astype(int) - np.asarray(photo)).max() == 1
     assert same(decode_image(encode(photo, "PNG", icc_profile=near), "a.png"), photo)
     assert not same(decode_image(encode(photo, "PNG", icc_profile=far), "a.png"), photo)
+
+
+def written_png(kind: int, bits: int, rows: list[bytes], **chunks: bytes) -> bytes:
+    """A PNG of these rows (8 pixels wide) with these chunks before the pixels, written as the specification says."""
+
+    def chunk(name: bytes, body: bytes) -> bytes:
+        return struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
+
+    pixels = zlib.compress(b"".join(b"\0" + row for row in rows))
+    parts = [(b"IHDR", struct.pack(">IIBBBBB", 16, len(rows), bits, kind, 0, 0, 0))]
+    parts += [(name.encode(), body) for name, body in chunks.items()]
+    parts += [(b"IDAT", pixels), (b"IEND", b"")]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(chunk(*part) for part in parts)
+
+
+@pytest.mark.parametrize("bits", [1, 2, 4, 8])
+def test_a_grey_level_that_is_transparent_is_hidden_at_any_depth(bits):
+    hidden = 2**bits // 2  # a name written in it must not be seen
+    shown = 0
+    packed = int("".join(f"{level:0{bits}b}" for level in [hidden, shown] * 8), 2).to_bytes(2 * bits, "big")
+    image = decode_image(written_png(0, bits, [packed] * 16, tRNS=struct.pack(">H", hidden)), "a.png")
+    assert set(np.asarray(image)[:, ::2].ravel()) == {255}
+    assert set(np.asarray(image)[:, 1::2].ravel()) == {0}
+
+
+@pytest.mark.parametrize("transfer", [1, 6, 14, 15])
+def test_a_video_frames_levels_are_shown_as_on_a_screen(transfer):
+    """By ITU-R BT.1886, a power of 2.4: level 80 is (80 / 255) ** 2.4 of the light, sRGB's level 70."""
+    tagged = written_png(2, 8, [bytes([80] * 48)] * 16, cICP=bytes((1, transfer, 0, 1)))
+    assert np.abs(np.asarray(decode_image(tagged, "a.png")).astype(int) - 70).max() <= 1

@@ -8,8 +8,9 @@ import pytest
 from PIL import Image
 from skingpt_edge.benchmarks.tools.mutate_photos import MUTATIONS, mutated, outcome, plan, run_share
 from skingpt_edge.engines.errors import ImageError
-from skingpt_edge.runtime.image import decode_image
-from skingpt_edge.runtime.jpeg_file import MAX_SCANS, check_whole, read_jpeg
+from skingpt_edge.runtime.image import decode_image, decode_photo
+from skingpt_edge.runtime.image_notes import UNCHECKED
+from skingpt_edge.runtime.jpeg_file import MAX_SCANS
 from support import DATA, encode
 
 MADE = DATA / "photos" / "made"
@@ -47,11 +48,59 @@ def test_half_a_jpeg_is_refused_even_with_a_proper_end_mark(options, part):
 
 def test_padding_before_the_end_mark_is_no_damage_and_left_over_codes_are():
     data = scene()
-    picture = read_jpeg(data).picture
-    for padding in (b"\0" * 500, b"\x7f", b"\xaa" * 3):
-        check_whole(picture[:-2] + padding + b"\xff\xd9", "a.jpg")
-    with pytest.raises(ImageError, match="extraneous"):
-        check_whole(picture[:-2] + b"\1\2\3" + b"\xff\xd9", "a.jpg")
+    for padding in (b"\0" * 50, b"\x7f", b"\xaa" * 3):
+        decode_image(data[:-2] + padding + b"\xff\xd9", "a.jpg")
+    for left in (b"\1\2\3", b"\0" * 500):
+        with pytest.raises(ImageError, match="extraneous"):
+            decode_image(data[:-2] + left + b"\xff\xd9", "a.jpg")
+
+
+@pytest.mark.parametrize("filler", [0, 0x55])
+@pytest.mark.parametrize("quality", [75, 95, 100])
+@pytest.mark.parametrize("part", [0.3, 0.5, 0.9])
+def test_a_part_left_as_zeros_is_found_though_an_end_mark_follows(filler, quality, part):
+    """As a full disk or a broken copy leaves it: many zeros are valid codes for flat blocks."""
+    data = scene(quality=quality)
+    cut = int(len(data) * part)
+    with pytest.raises(ImageError, match="a part of its data is missing"):
+        decode_image(data[:cut] + bytes([filler]) * (len(data) - 2 - cut) + b"\xff\xd9", "a.jpg")
+
+
+def same(one: bytes, other: bytes) -> bool:
+    return np.array_equal(*(np.asarray(decode_image(data, "a.jpg")) for data in (one, other)))
+
+
+def changed_scan(data: bytes, values: bytes) -> bytes:
+    """A baseline JPEG whose scan names another range of coefficients, as some Samsung phones write."""
+    at = data.index(b"\xff\xda")
+    first = at + 5 + 2 * data[at + 4]
+    return data[:first] + values + data[first + 3 :]
+
+
+@pytest.mark.parametrize("values", [b"\0\0\0", b"\0\x40\0", b"\0\x3f\1"])
+def test_a_phones_meaningless_values_are_no_damage(values):
+    data = scene()
+    assert same(changed_scan(data, values), data)
+
+
+@pytest.mark.parametrize("transform", [2, 7])
+def test_an_unknown_adobe_transform_is_no_damage(transform):
+    data = scene()
+    adobe = b"\xff\xee\0\x0eAdobe\0\x64\0\0\0\0" + bytes([transform])
+    assert same(data[:2] + adobe + data[2:], data)
+    assert same(data[:2] + b"\xff\xee\0\x07Adobe" + data[2:], data)
+
+
+def test_a_motion_photos_video_is_not_looked_at():
+    video = np.random.default_rng(0).bytes(9_000_000)  # holds what looks like hundreds of scans
+    data = scene()
+    assert same(data + video, data)
+
+
+def test_a_rare_subsampling_is_read_with_a_note():
+    photo = decode_photo((MADE / "ok_310.jpg").read_bytes(), "a.jpg")
+    assert photo.notes == (UNCHECKED,)
+    assert np.asarray(photo.image).std() > 5
 
 
 def test_a_jpeg_of_very_many_scans_is_refused():

@@ -64,6 +64,7 @@ cjpeg -quality 95 -sample 1x1 -optimize -outfile ok_optimized.jpg "$work/plain.p
 cjpeg -quality 95 -rgb -outfile ok_rgb.jpg "$work/plain.ppm"
 cjpeg -quality 95 -grayscale -outfile ok_gray.jpg "$work/plain.ppm"
 cjpeg -quality 95 -sample 2x2 -outfile ok_420.jpg "$work/plain.ppm"
+cjpeg -quality 95 -sample 3x1,1x1,1x1 -outfile ok_310.jpg "$work/plain.ppm"
 cjpeg -quality 95 -sample 2x1 -progressive -restart 2 -outfile ok_422_progressive_restart.jpg "$work/plain.ppm"
 jpegtran -copy none -crop 101x67+8+16 -outfile ok_odd_size.jpg ok_420.jpg
 wrjpgcom -comment "a comment" ok_baseline.jpg > ok_comment.jpg
