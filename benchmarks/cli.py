@@ -11,13 +11,15 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ..engines.errors import InputError, SkinGPTError
-from ..runtime.cli.arguments import add_setup, name_flag, parse_setup
+from ..runtime.cli.arguments import UsageError, add_setup, name_flag, parse_setup
+from ..runtime.cli.output_paths import check_output
 from ..runtime.options import Options
 from .measure.run_suite import run_suite
 from .measure.suites import SUITES
 from .report.compare import compare
 from .report.write_report import write_report
 
+RESULTS_BEGIN = b'{\n "schema": "skingpt-bench/'
 INTERRUPTED, PIPE_CLOSED = 130, 141
 
 
@@ -69,16 +71,25 @@ def make_parser() -> argparse.ArgumentParser:
 
 
 def _problem(given: argparse.Namespace) -> str | None:
-    """What is wrong with the arguments of `run`. It is found before minutes are spent on measuring."""
-    if given.run is not _run:
-        return None
+    """What is wrong with the arguments, found before minutes are spent on measuring."""
+    if given.run is _report:
+        written = given.folder / "report.md"
+        overwritten = any(path.resolve() == written.resolve() for path in given.results)
+        return f"-o: {written} is an input and would be overwritten: give another folder" if overwritten else None
+    return _run_problem(given) if given.run is _run else None
+
+
+def _run_problem(given: argparse.Namespace) -> str | None:
     if given.before and not given.before.is_file():
         return f"--before: {given.before} is no file"
     output = given.output
     if not output.absolute().parent.is_dir() or (output.exists() and not output.is_file()):
         return f"-o: {output} cannot be written: not a file, or in no folder that exists"
     try:
+        check_output("-o", output, [given.before], RESULTS_BEGIN, given.bundle)
         _options(given)
+    except UsageError as error:
+        return str(error)
     except InputError as error:
         return name_flag(str(error))
     return None

@@ -13,6 +13,7 @@ from typing import Any
 
 from ..engines.errors import InputError
 from .conversation import Answer
+from .text_file import read_text
 from .vision import ImageEmbedding
 
 SCHEMA = "skingpt-consistency/1"
@@ -78,11 +79,7 @@ def read_conditions(path: Path | None = None) -> tuple[str, ...]:
 
     Raises InputError.
     """
-    try:
-        source = path or files("skingpt_edge.runtime") / "conditions.txt"
-        lines = source.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: the conditions cannot be read: {error}") from None
+    lines = read_text(path or Path(str(files("skingpt_edge.runtime") / "conditions.txt"))).splitlines()
     names = tuple(name for line in lines if (name := line.split("#")[0].strip()))
     if not names:
         raise InputError(f"{path}: names no condition")

@@ -10,7 +10,7 @@ from .printable import printable
 from .report import Report, Section
 from .write_whole import write_whole
 
-BEGINNING = b"<!doctype html>"
+BEGINNING = b"<!doctype html><!-- SkinGPT Edge report -->"
 STYLE = """
 :root { color-scheme: light dark; --line: #8884; --soft: #8881; --muted: #777; --accent: #0b6e75; }
 @media (prefers-color-scheme: dark) { :root { --accent: #5cc3ca; --muted: #aaa; } }

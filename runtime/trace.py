@@ -16,7 +16,7 @@ from .write_whole import write_whole
 
 SCHEMA = "skingpt-trace/2"
 ARRAYS, DOCUMENT = "trace.npz", "trace.json"
-FILES = {ARRAYS: b"PK", DOCUMENT: b"{"}
+FILES = {ARRAYS: b"PK", DOCUMENT: b'{\n "schema": "skingpt-trace/'}
 """The files of a trace, and how each begins."""
 
 

@@ -73,4 +73,10 @@ def test_a_list_of_conditions_can_be_given_and_must_name_some(tmp_path):
         read_conditions(own)
     own.write_text("made-up  # mine\n")
     assert read_conditions(own) == ("made-up",)
+    for encoding in ("utf-8-sig", "utf-16"):
+        own.write_text("lupus\n", encoding=encoding)
+        assert read_conditions(own) == ("lupus",)
+    own.write_text("lupus\n", encoding="utf-32")
+    with pytest.raises(InputError, match="save it as UTF-8"):
+        read_conditions(own)
     assert {"psoriasis", "velora"} <= set(read_conditions())

@@ -1,6 +1,5 @@
 """`skingpt diagnose`: a report for each picture, or several sampled answers and how far they agree."""
 
-import codecs
 import json
 import sys
 import time
@@ -16,6 +15,7 @@ from ..manifest import Question
 from ..printable import one_line, printable
 from ..report import Report, error_json
 from ..skingpt import SkinGPT
+from ..text_file import read_text
 from .arguments import (
     Generation,
     Model,
@@ -94,28 +94,19 @@ def _check_html(given: Namespace) -> None:
     if html.is_symlink() or (html.exists() and not html.is_file()):
         raise UsageError(f"--html: {html} is not a regular file, and would be replaced by one")
     inputs = [*given.images, given.questions, given.conditions]
-    check_output("--html", html, inputs, BEGINNING)
+    check_output("--html", html, inputs, BEGINNING, given.bundle)
 
 
 def read_questions(path: Path) -> tuple[Question, ...]:
     """Questions from a text file, one a line; blank lines and lines that begin with # are left out."""
-    lines = [line.strip() for line in _read_text(path).splitlines()]
+    try:
+        lines = [line.strip() for line in read_text(path).splitlines()]
+    except InputError as error:
+        raise UsageError(f"--questions: {error}") from None
     questions = [line for line in lines if line and not line.startswith("#")]
     if not questions:
         raise UsageError(f"--questions: {path} holds no question")
     return tuple(Question(f"Question {i}", question) for i, question in enumerate(questions, 1))
-
-
-def _read_text(path: Path) -> str:
-    """UTF-8, or UTF-16 that says so with a byte order mark."""
-    try:
-        data = path.read_bytes()
-        wide = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
-        return data.decode("utf-16" if wide else "utf-8-sig")
-    except OSError as error:
-        raise UsageError(f"--questions: {path} cannot be read: {error.strerror}") from None
-    except UnicodeDecodeError:
-        raise UsageError(f"--questions: {path} is not a text in UTF-8: save it as UTF-8 in the editor") from None
 
 
 def run(arguments: Arguments) -> int:

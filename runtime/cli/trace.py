@@ -34,7 +34,7 @@ def parse(given: Namespace) -> Arguments:
     if given.output.exists() and not given.output.is_dir():
         raise UsageError(f"-o: {given.output} is a file, not a folder: give another name")
     for name, begins in FILES.items():
-        check_output("-o", given.output / name, [given.image], begins)
+        check_output("-o", given.output / name, [given.image], begins, given.bundle)
     return Arguments(given.image, tuple(given.asked), given.output, parse_model(given), parse_generation(given))
 
 
