@@ -112,6 +112,8 @@ class Conversation:
         Raises QuestionError if the question does not fit into the context, EngineError, also if another thread is
         using the model, NumericalError, Cancelled.
         """
+        if cancel is not None:
+            instance("cancel", cancel, Event)
         pieces: list[str] = []
         scheduler = Scheduler(self._model)
         ticket = scheduler.add(self.job(question, config, on_text=pieces.append))

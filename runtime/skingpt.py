@@ -76,6 +76,9 @@ class SkinGPT:
         All files are hashed the first time this machine sees the bundle, or with `verify`; `progress` is told how far
         that is. Raises BundleError, EngineError, InputError for options that cannot be met or a path that is none.
         """
+        instance("verify", verify, bool)
+        if progress is not None and not callable(progress):
+            raise InputError(f"progress is {progress!r:.60}, expected a function")
         begun = time.perf_counter()
         bundle = open_bundle(_folder(path), verify=verify, progress=progress)
         return cls._load(bundle, Options() if options is None else options, begun)
@@ -87,6 +90,7 @@ class SkinGPT:
 
     @classmethod
     def _load(cls, bundle: Bundle, options: Options, begun: float) -> Self:
+        instance("bundle", bundle, Bundle)
         instance("options", options, Options)
         setup = resolve(bundle, options)
         engines = load(bundle, setup)
@@ -156,6 +160,7 @@ class SkinGPT:
         """
         count = whole_number("samples", count, 1, MAX_SAMPLES)
         instance("config", config, GenerationConfig)
+        instance("together", together, bool)
         if config.temperature == 0:
             raise InputError("samples at temperature 0 would all be the same answer: give a temperature above 0")
         with self._model.exclusive:
@@ -222,6 +227,8 @@ class SkinGPT:
         questions = self.bundle.manifest.questions if questions is None else questions
         if not isinstance(questions, Sequence) or not all(isinstance(one, Question) for one in questions):
             raise QuestionError(f"questions is {questions!r:.60}, expected a tuple of Question")
+        if not questions:
+            raise QuestionError("questions is empty: give at least one, or None for the bundle's own")
         config = self.defaults if config is None else config
         conversation = self.conversation(image)
         for number, item in enumerate(questions):

@@ -264,3 +264,18 @@ def test_more_threads_than_this_machine_has_end_a_command_with_a_line():
         assert (result.returncode, result.stdout) == (3, "")
         assert result.stderr.startswith("error: threads is 1024, but this machine has ")
         assert len(result.stderr.splitlines()) == 1
+
+
+def test_switches_and_handlers_of_a_wrong_kind_are_refused(model, image):
+    config = GenerationConfig(4, temperature=1.0)
+    calls = {
+        "cancel": lambda: model.ask(image, "What?", config, cancel=True),
+        "together": lambda: model.samples(image, "What?", config, 2, together="no"),
+        "verify": lambda: SkinGPT.open(verify="no"),
+        "progress": lambda: SkinGPT.open(progress=3),
+        "bundle": lambda: SkinGPT.from_bundle("bundle/"),
+        "questions": lambda: model.report(image, ()),
+    }
+    for name, call in calls.items():
+        with pytest.raises(InputError, match=f"^{name} is "):
+            call()
