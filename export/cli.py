@@ -92,6 +92,7 @@ def _evaluate(options: argparse.Namespace) -> None:
     from .demo.evaluate import evaluate, held_out_seeds, save_mistakes, table
 
     held_out_seeds(options.seed, options.pictures)  # refused before anything is loaded
+    _check_outside(options.mistakes, options.bundle)
     if options.mistakes:
         options.mistakes.mkdir(parents=True, exist_ok=True)
     with _asked(options) as model:
@@ -107,12 +108,19 @@ def _robustness(options: argparse.Namespace) -> None:
 
     check_plotter()
     choose_scenes(options.pictures, options.seed)  # refused before anything is loaded
+    _check_outside(options.output, options.bundle)
     options.output.mkdir(parents=True, exist_ok=True)
     with _asked(options) as model:
         found = disturb(model, options.pictures, options.seed)
     plot_robustness(found, options.output / "robustness.png")
     (options.output / "robustness.json").write_text(json.dumps(found.to_json(), indent=1) + "\n")
     print(f"{options.output}: robustness.png, robustness.json\n{found.notice}")
+
+
+def _check_outside(folder: Path | None, bundle: Path | None) -> None:
+    """Raises ExportError for results in a bundle, which would not be opened again."""
+    if folder and folder.resolve() == (bundle or default_bundle()).resolve():
+        raise ExportError(f"{folder}: is the bundle that is asked: name another folder for the results")
 
 
 def _asked(options: argparse.Namespace) -> SkinGPT:

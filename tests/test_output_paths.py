@@ -46,6 +46,10 @@ def test_nothing_is_written_into_a_bundle(tmp_path):
         assert "would lie in the bundle" in result.stderr
     result = run("skingpt-bench", "run", bundle, "-o", bundle / "llm.gguf")
     assert result.returncode == 2
+    for command in (["robustness", bundle, "-o", bundle], ["evaluate", bundle, "--mistakes", bundle]):
+        result = run("skingpt-export", *command)
+        assert result.returncode == 4
+        assert "is the bundle that is asked" in result.stderr
     assert len(list(bundle.iterdir())) == 6
 
 
