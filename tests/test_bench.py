@@ -254,9 +254,10 @@ def test_a_run_that_ends_early_keeps_what_it_measured(tmp_path, monkeypatch, cap
 
     monkeypatch.setattr(Measurement, "_scaling", interrupted)
     file = tmp_path / "results.json"
-    file.write_text("an earlier run's")
+    earlier = '{\n "schema": "skingpt-bench/2", "of": "an earlier run"}'
+    file.write_text(earlier)
     assert cli.main(["run", str(default_bundle()), "--suite", "quick", "-o", str(file)]) == cli.INTERRUPTED
-    assert file.read_text() == "an earlier run's"
+    assert file.read_text() == earlier
     part = tmp_path / "results.json.part"
     assert f"so far is in {part}" in capsys.readouterr().err
     results = json.loads(part.read_text())
