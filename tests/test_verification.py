@@ -16,6 +16,8 @@ from skingpt_edge.engines.errors import BundleError, EngineError
 from skingpt_edge.runtime import loading, verification
 from skingpt_edge.runtime.bundle import MANIFEST, default_bundle, read_bundle
 from skingpt_edge.runtime.cache_folder import cache_folder, keep, read_kept
+from skingpt_edge.runtime.options import Options
+from skingpt_edge.runtime.self_test import run_self_test
 from skingpt_edge.runtime.skingpt import SkinGPT
 from skingpt_edge.runtime.verification import open_bundle, was_verified
 from support import FORMAT_1, run
@@ -241,6 +243,14 @@ def test_the_self_test_finds(name, bundle):
     edit(bundle, change)
     with pytest.raises(BundleError, match=f"self-test: the {words}"):
         open_bundle(bundle)
+
+
+def test_the_logits_that_are_stored_are_compared_whichever_are_the_largest_here(bundle):
+    options = Options(threads=1, tuning=False, prompt_snapshot=False)
+    found = run_self_test(read_bundle(bundle), options, range(300, 340))
+    assert list(found.logits) == [str(token) for token in range(300, 340)]
+    edit(bundle, lambda d: d["self_test"].update(logits=found.logits))
+    open_bundle(bundle)
 
 
 def test_the_self_test_finds_another_language_model(bundle):
