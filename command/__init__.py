@@ -74,7 +74,7 @@ def _run(module: str) -> int:
         return int(import_module(module).main())
     except KeyboardInterrupt:
         _end_interrupted()
-    except MemoryError:
+    except (MemoryError, SystemError):  # where CPython itself finds no memory, it may only know that a call failed
         return _fail("the machine has too little memory")
     except ImportError as error:
         little = any(words in str(error) for words in NO_MEMORY)
