@@ -33,7 +33,7 @@ check: .venv-test/.installed
 .venv/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
 	@echo "Installing the runtime; llama.cpp is compiled for this machine, which takes about 5 minutes."
-	$(LLAMA_FLAGS) .venv/$(PIP) '.[cpu]'
+	$(LLAMA_FLAGS) .venv/$(PIP) '.[cpu,serve]'
 	@touch $@
 
 # torch first: anything that depends on it would bring the build for CUDA.

@@ -205,6 +205,10 @@ class LanguageModel(Protocol):
         """Put a snapshot into an empty sequence. Raises EngineError if the engine does not take it."""
         ...
 
+    def wipe(self) -> None:
+        """Forget all sequences, and overwrite the memory that held them."""
+        ...
+
     def set_threads(self, threads: int, prefill_threads: int) -> None:
         """Use so many threads for single tokens and for prompts from now on."""
         ...

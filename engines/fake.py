@@ -129,6 +129,10 @@ class FakeLanguageModel:
             raise EngineError("not a snapshot of this model") from None
         self._put(sequence, 0, [bytes.fromhex(cell) if isinstance(cell, str) else cell for cell in cells])
 
+    def wipe(self) -> None:
+        self.cells.clear()
+        self._numbers.clear()
+
     def set_threads(self, threads: int, prefill_threads: int) -> None:
         self.threads = (threads, prefill_threads)
 

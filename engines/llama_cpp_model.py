@@ -191,6 +191,10 @@ class LlamaCppModel:
             if self._lib.llama_state_seq_set_data(self._context, buffer, len(data), sequence) != len(data):
                 raise EngineError(f"llama.cpp cannot restore a snapshot of {len(data)} bytes: {last_log()}")
 
+    def wipe(self) -> None:
+        with self.exclusive:
+            self._lib.llama_memory_clear(self._memory, True)
+
     def close(self) -> None:
         self.exclusive.close()
 

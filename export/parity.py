@@ -23,7 +23,7 @@ from ..runtime.kv_cache import KvCache
 from ..runtime.loading import load_language_model, load_vision
 from ..runtime.manifest import IMAGE_MARK, STAGES, Manifest, Parity, StageParity, TokenParity
 from ..runtime.options import Options
-from ..runtime.resolve import resolve, vision_setup
+from ..runtime.resolving import resolve, vision_setup
 from ..runtime.sampling import GenerationConfig
 from ..runtime.vision import ImageEmbedding, VisionStages
 from .llama_reference import reference_logits, reference_tokens, token_embeddings

@@ -195,6 +195,9 @@ class TorchLlama:
             cache.update(keys, values, number)
         self._caches[sequence] = cache
 
+    def wipe(self) -> None:
+        self._caches.clear()
+
     def set_threads(self, threads: int, prefill_threads: int) -> None:
         torch.set_num_threads(max(threads, prefill_threads))  # torch has one number for both
 

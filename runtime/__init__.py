@@ -8,48 +8,55 @@ with SkinGPT.open("bundle/") as model:
         print(piece, end="", flush=True)
 """
 
-from ..engines.base import (
-    EmbeddingSegment,
-    EngineInfo,
-    GraphEngine,
-    GraphSetup,
-    LanguageModel,
-    LanguageModelSetup,
-    TensorSpec,
-    TokenSegment,
-)
-from ..engines.errors import (
-    BundleError,
-    Cancelled,
-    EngineError,
-    EngineUnavailable,
-    ImageError,
-    InputError,
-    NumericalError,
-    QuestionError,
-    SkinGPTError,
-)
-from ..engines.exclusive import Exclusive
-from .bundle import Bundle
-from .conversation import Answer, Conversation, Turn
-from .image_notes import Note
-from .kv_cache import Prefill
-from .loading import Engines, load
-from .manifest import Manifest, Question
-from .options import Options, Setup
-from .report import Report, Section
-from .resolve import resolve
-from .sampling import GenerationConfig
-from .scheduler import Job, Scheduler, Ticket
-from .skingpt import SkinGPT
-from .verification import open_bundle
-from .vision import ImageEmbedding, VisionModel
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ..engines.base import (
+        EmbeddingSegment,
+        EngineInfo,
+        GraphEngine,
+        GraphSetup,
+        LanguageModel,
+        LanguageModelSetup,
+        TensorSpec,
+        TokenSegment,
+    )
+    from ..engines.errors import (
+        BundleError,
+        Cancelled,
+        EngineError,
+        EngineUnavailable,
+        ImageError,
+        InputError,
+        NumericalError,
+        QuestionError,
+        SkinGPTError,
+    )
+    from ..engines.exclusive import Exclusive
+    from .bundle import Bundle
+    from .client import Client
+    from .conversation import Answer, Conversation, Turn
+    from .image_notes import Note
+    from .kv_cache import Prefill
+    from .loading import Engines, load
+    from .manifest import Manifest, Question
+    from .options import Options, Setup
+    from .prepared_photo import PreparedPhoto
+    from .report import Report, Section
+    from .resolving import resolve
+    from .sampling import GenerationConfig
+    from .scheduler import Job, Scheduler, Ticket
+    from .skingpt import SkinGPT
+    from .verification import open_bundle
+    from .vision import ImageEmbedding, VisionModel
 
 __all__ = [
     "Answer",
     "Bundle",
     "BundleError",
     "Cancelled",
+    "Client",
     "Conversation",
     "EmbeddingSegment",
     "EngineError",
@@ -71,6 +78,7 @@ __all__ = [
     "NumericalError",
     "Options",
     "Prefill",
+    "PreparedPhoto",
     "Question",
     "QuestionError",
     "Report",
@@ -88,3 +96,58 @@ __all__ = [
     "open_bundle",
     "resolve",
 ]
+
+# Imported when first used: the server of `skingpt serve` and programs with a `Client` load no NumPy and no decoders.
+_MODULES = {
+    "..engines.base": (
+        "EmbeddingSegment",
+        "EngineInfo",
+        "GraphEngine",
+        "GraphSetup",
+        "LanguageModel",
+        "LanguageModelSetup",
+        "TensorSpec",
+        "TokenSegment",
+    ),
+    "..engines.errors": (
+        "BundleError",
+        "Cancelled",
+        "EngineError",
+        "EngineUnavailable",
+        "ImageError",
+        "InputError",
+        "NumericalError",
+        "QuestionError",
+        "SkinGPTError",
+    ),
+    "..engines.exclusive": ("Exclusive",),
+    ".bundle": ("Bundle",),
+    ".conversation": ("Answer", "Conversation", "Turn"),
+    ".image_notes": ("Note",),
+    ".kv_cache": ("Prefill",),
+    ".loading": ("Engines", "load"),
+    ".manifest": ("Manifest", "Question"),
+    ".options": ("Options", "Setup"),
+    ".prepared_photo": ("PreparedPhoto",),
+    ".report": ("Report", "Section"),
+    ".resolving": ("resolve",),
+    ".sampling": ("GenerationConfig",),
+    ".scheduler": ("Job", "Scheduler", "Ticket"),
+    ".skingpt": ("SkinGPT",),
+    ".verification": ("open_bundle",),
+    ".vision": ("ImageEmbedding", "VisionModel"),
+    ".client": ("Client",),
+}
+_HOME = {name: module for module, names in _MODULES.items() for name in names}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(_HOME[name], __name__), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -50,11 +50,13 @@ class Answer:
     """From the question to the first token, prefill included."""
     decode_seconds: float
     """Computing all further tokens; not what the reader of the stream did meanwhile."""
+    cut: bool = False
+    """It was to end at stop strings of the question, which `token_ids` alone do not tell."""
 
     @property
     def turn(self) -> Turn:
         """This answer as an earlier turn of a conversation that is rebuilt."""
-        return Turn(self.question, self.token_ids)
+        return Turn(self.question, self.original_text if self.cut else self.token_ids)
 
 
 class Conversation:
@@ -169,10 +171,11 @@ class Conversation:
                 on_text(text)
         finally:
             lease.release()
+        stop = config.stop
         answer = Answer(
             question=question,
-            text=cut_answer(detokenizer.text, self._template),
-            original_text=self._answer_text(tuple(detokenizer.tokens)),
+            text=cut_answer(detokenizer.text, self._template, stop),
+            original_text=self._answer_text(tuple(detokenizer.tokens), stop),
             token_ids=tuple(detokenizer.tokens),
             finish_reason=detokenizer.finish_reason,
             prompt=prompt.text,
@@ -181,6 +184,7 @@ class Conversation:
             dropped_turns=dropped,
             first_token_seconds=first,
             decode_seconds=decode_seconds,
+            cut=bool(stop),
         )
         self.answers.append(answer)
         return answer
@@ -218,10 +222,10 @@ class Conversation:
             if not 0 <= token < self._model.n_vocab:
                 raise QuestionError(f"turn {number}: token {token}, but the vocabulary has {self._model.n_vocab}")
 
-    def _answer_text(self, answer: str | tuple[int, ...]) -> str:
+    def _answer_text(self, answer: str | tuple[int, ...], stop: Sequence[str] = ()) -> str:
         """An answer as the next prompt holds it."""
         text = answer if isinstance(answer, str) else original_text(answer, self._model, self._special)
-        return cut_answer(text, self._template)
+        return cut_answer(text, self._template, stop)
 
     def _tokenize_after(self, parts: tuple[str | Special, ...]) -> list[int]:
         """Tokens of the text after the image. The original's tokenizer starts afresh after a special token."""

@@ -36,7 +36,7 @@ class Detokenizer:
         self._special = special
         self._config = config
         self._decoder = utf8_decoder()
-        self._visible = StopFilter(template.stop)
+        self._visible = StopFilter((*template.stop, *config.stop))
 
     def add(self, token: int) -> str:
         """Take the next token; the text that a reader is shown because of it."""

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import cast
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image, ImageChops, UnidentifiedImageError
 
 from ..engines.base import Floats
@@ -175,8 +176,17 @@ def decode_image(data: bytes, name: str) -> Image.Image:
 
 def preprocess(image: Image.Image, spec: ImageSpec) -> Floats:
     """Pixels (1, 3, size, size) of an RGB picture: bicubic resize without crop, scaled and normalised."""
-    resized = image.resize((spec.size, spec.size), Image.Resampling.BICUBIC)
-    pixels = np.asarray(resized).astype(np.float32)
+    return normalise(resize(image, spec.size), spec)
+
+
+def resize(image: Image.Image, size: int) -> NDArray[np.uint8]:
+    """An RGB picture as (size, size, 3): bicubic, without crop."""
+    return np.asarray(image.resize((size, size), Image.Resampling.BICUBIC))
+
+
+def normalise(resized: NDArray[np.uint8], spec: ImageSpec) -> Floats:
+    """Pixels (1, 3, size, size) of a picture (size, size, 3), scaled and normalised."""
+    pixels = resized.astype(np.float32)
     pixels /= 255
     pixels -= np.array(spec.mean, np.float32)
     pixels /= np.array(spec.std, np.float32)

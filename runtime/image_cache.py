@@ -30,6 +30,10 @@ class ImageCache:
             while len(self._kept) > self._size:
                 self._kept.popitem(last=False)
 
+    def remove(self, sha256: str) -> None:
+        with self._lock:
+            self._kept.pop(sha256, None)
+
     def clear(self) -> None:
         with self._lock:
             self._kept.clear()

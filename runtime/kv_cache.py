@@ -70,6 +70,32 @@ class KvCache:
         for sequence in self._held.keys() - {SYSTEM}:
             self.rewind(sequence, 0)
 
+    def forget(self, image: ImageEmbedding) -> None:
+        """Wipe what the model's memory holds of a picture and of the conversations about it.
+
+        The memory is overwritten as a whole, because cells that were given up keep their content. Other conversations
+        are put aside meanwhile, and come back as far as there is room for copies of what they shared. Raises
+        EngineError if an answer is being generated.
+        """
+        self._settle()
+        if self._owners or self._extends_system:
+            raise EngineError("an answer is being generated: wipe when it is finished")
+        content = _content(image)
+        kept = {
+            sequence: (held, self._model.snapshot(sequence))
+            for sequence, held in self._held.items()
+            if held and not any(isinstance(item, ImageRow) and item.sha256 == content for item in held)
+        }
+        self._model.wipe()
+        self._held = {sequence: [] for sequence in self._held}
+        self._from_system = dict.fromkeys(self._held, 0)
+        room = self._model.n_ctx
+        for sequence, (held, state) in kept.items():  # SYSTEM first
+            if len(held) <= room:
+                self._model.restore(sequence, state)
+                self._held[sequence] = held
+                room -= len(held)
+
     def choose_sequence(self, lease: "Lease", items: Sequence[Item], room: int) -> int:
         """Give a lease the free sequence that holds most of this prompt; of equal ones the one that holds least else.
 
@@ -207,7 +233,7 @@ class Lease:
         begun = time.perf_counter()
         yield from self.hold_system(before)
         self._seconds["system"] = time.perf_counter() - begun
-        content = sha256(image.embeds.tobytes()).hexdigest()  # the file's says nothing of embeddings made elsewhere
+        content = _content(image)
         items: list[Item] = [*before, *(ImageRow(content, row) for row in range(len(image.embeds))), *after]
         self._sequence = self._cache.choose_sequence(self, items, room)
         done = self._cache.reuse(self._sequence, items)
@@ -291,6 +317,11 @@ class _LeasedEmbeddings(EmbeddingSegment):
     def part(self, start: int, count: int) -> EmbeddingSegment:
         self.lease.check()
         return super().part(start, count)
+
+
+def _content(image: ImageEmbedding) -> str:
+    """What names a picture here; the file's hash says nothing of embeddings made elsewhere."""
+    return sha256(image.embeds.tobytes()).hexdigest()
 
 
 def _run_of_one_kind(items: Sequence[Item], start: int) -> Sequence[Item]:

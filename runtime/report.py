@@ -61,7 +61,7 @@ class Report:
         return {
             "schema": SCHEMA,
             "image": self.image.to_json(),
-            "turns": [_turn(section) for section in self.sections],
+            "turns": [turn_json(section) for section in self.sections],
             "timings_ms": {stage: round(value * 1000, 3) for stage, value in self.seconds.items()},
             "engines": {stage: info.to_json() for stage, info in self.engines.items()},
             "setup": {"requested": self.requested.to_json(), "resolved": self.setup.to_json()},
@@ -76,7 +76,8 @@ class Report:
         }
 
 
-def _turn(section: Section) -> dict[str, Any]:
+def turn_json(section: Section) -> dict[str, Any]:
+    """One answer as `report.schema.json` describes it."""
     answer = section.answer
     return {
         "section": section.title,
@@ -88,6 +89,7 @@ def _turn(section: Section) -> dict[str, Any]:
         "prompt_tokens": {"evaluated": answer.prefill.evaluated, "reused": answer.prefill.reused},
         "dropped_turns": answer.dropped_turns,
         "first_token_ms": round(answer.first_token_seconds * 1000, 3),
+        "decode_ms": round(answer.decode_seconds * 1000, 3),
     }
 
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..engines.base import Floats
-from ..engines.errors import NumericalError
+from ..engines.errors import InputError, NumericalError
 from .checked_values import instance, real_number, whole_number
 
 MAX_SEED = 2**32 - 1
@@ -23,6 +23,8 @@ class GenerationConfig:
     """Sample among the likeliest tokens that together have this probability."""
     seed: int = 0
     """The same seed gives the same sampled answer."""
+    stop: tuple[str, ...] = ()
+    """Text that ends the answer, beside what ends every answer of the bundle; it is not part of the answer."""
     ignore_stop: bool = False
     """Generate past stop strings; the text is cut there all the same."""
 
@@ -36,6 +38,8 @@ class GenerationConfig:
         ):
             object.__setattr__(self, name, value)  # the only way in a frozen dataclass
         instance("ignore_stop", self.ignore_stop, bool)
+        if not isinstance(self.stop, tuple) or not all(isinstance(stop, str) and stop for stop in self.stop):
+            raise InputError(f"stop is {self.stop!r:.60}, expected a tuple of texts that are not empty")
 
 
 class Sampler:

@@ -21,7 +21,7 @@ from .loading import load
 from .manifest import Manifest, SelfTest
 from .options import Options
 from .prompt import Special, build_prompt
-from .resolve import resolve
+from .resolving import resolve
 from .skingpt import SkinGPT
 from .vision import as_embedding
 
@@ -43,7 +43,7 @@ def run_self_test(bundle: Bundle, options: Options, tokens: Sequence[int] = ()) 
     manifest, llm = bundle.manifest, engines.language_model
     with SkinGPT(bundle, engines, setup) as model:
         stages = model.vision.embed_pixels(preprocess(test_picture(), manifest.image))
-        image = as_embedding(stages, {}, b"", "self-test")
+        image = as_embedding(stages, {}, hashlib.sha256().hexdigest(), "self-test")
         logits = model.first_logits(image, manifest.questions[0].question)
         tokenizer = _tokenizer_sha256(manifest, llm)
     if not (np.isfinite(image.embeds).all() and np.isfinite(logits).all()):

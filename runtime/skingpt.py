@@ -21,10 +21,11 @@ from .kv_cache import KvCache
 from .loading import Engines, load
 from .manifest import Question
 from .options import MAX_SAMPLES, Options, Setup
+from .prepared_photo import PreparedPhoto, prepare_photo
 from .prompt import build_prompt
 from .prompt_snapshot import PromptSnapshot
 from .report import Report, Section
-from .resolve import resolve
+from .resolving import resolve
 from .sampling import GenerationConfig
 from .scheduler import Scheduler, run_alone
 from .verification import open_bundle
@@ -119,11 +120,32 @@ class SkinGPT:
         if not isinstance(data, bytes | bytearray | memoryview):
             raise ImageError(f"{name}: this is {type(data).__name__}, expected the bytes of an image file")
         data = bytes(data)
-        image = self._images.get(sha256(data).hexdigest(), name)
-        if image is None:
-            image = self.vision.embed(data, name)
-            self._images.put(image)
+        return self._images.get(sha256(data).hexdigest(), name) or self._encode(
+            prepare_photo(data, name, self.bundle.manifest.image.size), name
+        )
+
+    def embed_photo(self, photo: PreparedPhoto, name: str = "image") -> ImageEmbedding:
+        """As `embed`, for a photo that was decoded elsewhere. Raises InputError if it has another size."""
+        self._model.exclusive.check()
+        instance("photo", photo, PreparedPhoto)
+        size = self.bundle.manifest.image.size
+        if photo.pixels.shape != (size, size, 3):
+            raise InputError(f"the photo's pixels have shape {photo.pixels.shape}, expected ({size}, {size}, 3)")
+        return self._images.get(photo.sha256, name) or self._encode(photo, name)
+
+    def _encode(self, photo: PreparedPhoto, name: str) -> ImageEmbedding:
+        image = self.vision.embed_photo(photo, name)
+        self._images.put(image)
         return image
+
+    def forget(self, image: ImageEmbedding) -> None:
+        """Wipe what is held of a picture: its embeddings, and of its conversations all that the KV cache has.
+
+        To be called when no answer is being generated. Raises EngineError.
+        """
+        with self._model.exclusive:
+            self._images.remove(image.sha256)
+            self._cache.forget(image)
 
     def conversation(self, image: ImageEmbedding, turns: Sequence[Turn] = ()) -> Conversation:
         """A conversation about a picture: a new one, or one that goes on after the turns it had before.

@@ -5,9 +5,12 @@ from collections.abc import Sequence
 from .manifest import Template
 
 
-def cut_answer(text: str, template: Template) -> str:
-    """The answer in a generated text: up to the first stop string, after the last `Assistant:`, stripped."""
-    text = text[: find_stop(text, template.stop)]
+def cut_answer(text: str, template: Template, stop: Sequence[str] = ()) -> str:
+    """The answer in a generated text: up to the first stop string, after the last `Assistant:`, stripped.
+
+    `stop` are stop strings beside the template's.
+    """
+    text = text[: find_stop(text, (*template.stop, *stop))]
     if template.answer_after:
         text = text.rpartition(template.answer_after)[2]
     return text.strip()

@@ -2,6 +2,7 @@
 
 import io
 import json
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,7 @@ def write_trace(
     Raises what the stages raise, InputError if it cannot be written.
     """
     stages, seconds = model.vision.stages(data, name)
-    image = as_embedding(stages, seconds, data, name)
+    image = as_embedding(stages, seconds, sha256(data).hexdigest(), name)
     first_logits = model.first_logits(image, questions[0])
     conversation = model.conversation(image)
     for question in questions:

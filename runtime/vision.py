@@ -2,7 +2,6 @@
 
 import time
 from dataclasses import dataclass, field, replace
-from hashlib import sha256
 from typing import Any
 
 import numpy as np
@@ -10,8 +9,9 @@ import numpy as np
 from ..engines.base import EngineInfo, Floats, GraphEngine
 from ..engines.errors import NumericalError
 from .bundle import Bundle, check_graph
-from .image import decode_photo, preprocess
-from .image_notes import Note, quality_notes
+from .image import normalise
+from .image_notes import Note
+from .prepared_photo import PreparedPhoto, prepare_photo
 
 
 @dataclass(frozen=True)
@@ -57,12 +57,12 @@ class VisionStages:
         return {name: value for name, value in vars(self).items() if isinstance(value, np.ndarray)}
 
 
-def as_embedding(stages: VisionStages, seconds: dict[str, float], data: bytes, name: str) -> ImageEmbedding:
-    """The last of a picture's stages, to be asked about; `data` are the bytes of its file."""
+def as_embedding(stages: VisionStages, seconds: dict[str, float], sha256: str, name: str) -> ImageEmbedding:
+    """The last of a picture's stages, to be asked about; `sha256` is that of its file's bytes."""
     embeds = stages.image_embeds[0]
     # Over bytes, which nobody can make writeable: the next one to ask about this picture gets the same array.
     embeds = np.frombuffer(embeds.tobytes(), embeds.dtype).reshape(embeds.shape)
-    return ImageEmbedding(embeds, sha256(data).hexdigest(), name, seconds, notes=stages.notes)
+    return ImageEmbedding(embeds, sha256, name, seconds, notes=stages.notes)
 
 
 class VisionModel:
@@ -94,17 +94,19 @@ class VisionModel:
 
         Raises ImageError, EngineError, or NumericalError if a stage gives NaN or infinity.
         """
+        return self._stages_of(prepare_photo(data, name, self._spec.size), name)
+
+    def _stages_of(self, photo: PreparedPhoto, name: str) -> tuple[VisionStages, dict[str, float]]:
+        begun = time.perf_counter()
+        pixels = normalise(photo.pixels, self._spec)
         marks = [time.perf_counter()]
-        photo = decode_photo(data, name)
-        notes = photo.notes + quality_notes(photo.image)
-        marks.append(time.perf_counter())
-        pixels = preprocess(photo.image, self._spec)
-        marks.append(time.perf_counter())
-        stages = replace(self.embed_pixels(pixels, marks), notes=notes)
+        stages = replace(self.embed_pixels(pixels, marks), notes=photo.notes)
         if not np.isfinite(stages.image_embeds).all():
             raise NumericalError(f"{name}: the image embeddings hold NaN or infinity: the bundle is damaged")
-        names = ("image_decode", "preprocess", "vision_encoder", "qformer")
-        return stages, {n: b - a for n, a, b in zip(names, marks, marks[1:], strict=False)}
+        seconds = dict(photo.seconds)
+        seconds["preprocess"] += marks[0] - begun
+        seconds["vision_encoder"], seconds["qformer"] = marks[1] - marks[0], marks[2] - marks[1]
+        return stages, seconds
 
     def embed_pixels(self, pixels: Floats, marks: list[float] | None = None) -> VisionStages:
         """Encode pixels (b, 3, size, size); the time after each of the two graphs is added to `marks`."""
@@ -117,7 +119,11 @@ class VisionModel:
 
     def embed(self, data: bytes, name: str) -> ImageEmbedding:
         """Encode a picture. Raises as `stages` does."""
-        return as_embedding(*self.stages(data, name), data, name)
+        return self.embed_photo(prepare_photo(data, name, self._spec.size), name)
+
+    def embed_photo(self, photo: PreparedPhoto, name: str) -> ImageEmbedding:
+        """Encode a photo that was prepared for this size. Raises EngineError, NumericalError."""
+        return as_embedding(*self._stages_of(photo, name), photo.sha256, name)
 
     def close(self) -> None:
         self._encoder.close()

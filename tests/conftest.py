@@ -1,11 +1,12 @@
 """Bundles made from the golden checkpoint by the real exporter, and pictures."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
+from service import RunningService, running
 from support import GOLDEN, export
 
 
@@ -40,3 +41,11 @@ def photo() -> Image.Image:
     """An RGB picture with structure, wider than high."""
     y, x = np.mgrid[0:48, 0:64]
     return Image.fromarray(np.stack((x * 4, y * 5, (x + y) * 2), axis=-1).astype(np.uint8))
+
+
+@pytest.fixture(scope="session")
+def service(tmp_path_factory) -> Iterator[RunningService]:
+    """A service of the demonstration bundle that tests share; one that harms it starts its own."""
+    folder = tmp_path_factory.mktemp("service")
+    with running(folder, XDG_CACHE_HOME=str(tmp_path_factory.getbasetemp() / "cache")) as found:
+        yield found

@@ -18,7 +18,7 @@ from skingpt_edge.benchmarks.result_files import load_schema, read_results
 from skingpt_edge.engines.errors import EngineError
 from skingpt_edge.runtime.bundle import default_bundle, read_bundle
 from skingpt_edge.runtime.options import Options
-from skingpt_edge.runtime.resolve import resolve
+from skingpt_edge.runtime.resolving import resolve
 from skingpt_edge.runtime.worker import Worker
 from support import FORMAT_1, ROOT
 

@@ -18,7 +18,7 @@ from skingpt_edge.engines.errors import BundleError
 from skingpt_edge.runtime.bundle import default_bundle, read_bundle
 from skingpt_edge.runtime.loading import load_language_model
 from skingpt_edge.runtime.options import Options
-from skingpt_edge.runtime.resolve import resolve
+from skingpt_edge.runtime.resolving import resolve
 from skingpt_edge.runtime.worker import Worker
 
 

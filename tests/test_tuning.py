@@ -10,7 +10,7 @@ from skingpt_edge.runtime.bundle import default_bundle, read_bundle
 from skingpt_edge.runtime.cli import tune as tune_command
 from skingpt_edge.runtime.options import Options
 from skingpt_edge.runtime.requirements import Requirements, needed_memory
-from skingpt_edge.runtime.resolve import resolve
+from skingpt_edge.runtime.resolving import resolve
 from support import ROOT, run
 
 PICTURE = sorted((ROOT / "runtime/demo/pictures").glob("*.jpg"))[0]

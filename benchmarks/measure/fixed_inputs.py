@@ -153,6 +153,9 @@ class FixedTokens:
     def restore(self, sequence: int, data: bytes) -> None:
         self._timed(lambda: self._model.restore(sequence, data))
 
+    def wipe(self) -> None:
+        self._model.wipe()
+
     def set_threads(self, threads: int, prefill_threads: int) -> None:
         self._model.set_threads(threads, prefill_threads)
 

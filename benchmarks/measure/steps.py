@@ -19,7 +19,7 @@ from ...engines.errors import EngineError, SkinGPTError
 from ...runtime.bundle import Bundle
 from ...runtime.machine import available_memory
 from ...runtime.options import Options
-from ...runtime.resolve import resolve
+from ...runtime.resolving import resolve
 from ...runtime.worker import Worker
 from . import energy
 from .model_sizes import llama_sizes, vision_sizes

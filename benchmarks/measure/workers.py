@@ -8,7 +8,7 @@ from typing import Any
 from ...engines.errors import EngineError
 from ...runtime.bundle import Bundle
 from ...runtime.options import Options, Setup
-from ...runtime.resolve import resolve
+from ...runtime.resolving import resolve
 from ...runtime.verification import open_bundle
 
 ROLES = {

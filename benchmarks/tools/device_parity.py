@@ -25,7 +25,7 @@ from ...runtime.bundle import Bundle
 from ...runtime.conversation import Answer
 from ...runtime.loading import load
 from ...runtime.options import Options
-from ...runtime.resolve import resolve
+from ...runtime.resolving import resolve
 from ...runtime.skingpt import SkinGPT
 from ...runtime.verification import open_bundle
 from ...runtime.vision import ImageEmbedding

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 from ...engines.errors import EngineError, InputError, SkinGPTError
 from ..printable import one_line
-from . import chat, diagnose, info, trace, tune, verify
+from . import chat, diagnose, info, serve, trace, tune, verify
 from .arguments import UsageError, name_flag
 
 INTERRUPTED, PIPE_CLOSED = 130, 141
@@ -42,6 +42,7 @@ COMMANDS: dict[str, Command] = {
     "tune": tune,
     "info": info,
     "verify": verify,
+    "serve": serve,
 }
 
 

@@ -12,7 +12,7 @@ from ..machine import physical_cores
 from ..options import Options
 from ..printable import one_line
 from ..requirements import requirements
-from ..resolve import resolve
+from ..resolving import resolve
 from ..tuning import measured_speed
 from .arguments import BundleAndOptions, add_bundle, add_setup, parse_setup
 

@@ -8,7 +8,7 @@ from ...engines.errors import InputError
 from ..bundle import default_bundle
 from ..machine import available_memory
 from ..requirements import gigabytes, needed_memory
-from ..resolve import resolve
+from ..resolving import resolve
 from ..tuning import remember, tune
 from ..verification import open_bundle
 from .arguments import BundleAndOptions, add_bundle, add_setup, parse_setup

@@ -1,0 +1,115 @@
+"""`skingpt serve`: a service for other programs on this machine."""
+
+import os
+import sys
+from argparse import ArgumentParser, Namespace
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..bundle import default_bundle
+from ..options import Options
+from ..serve.check import check_libraries, find_problems
+from ..serve.settings import PORT, Settings
+from ..serve.token_file import default_token_file
+from ..verification import open_bundle
+from .arguments import UsageError, add_setup, bundle_folder, parse_setup
+from .terminal import show_hashing
+
+HELP = "answer other programs on this machine, over HTTP"
+CONVERSATIONS = 4
+
+
+@dataclass(frozen=True)
+class Arguments:
+    settings: Settings
+    options: Options
+    check: bool
+
+
+def configure(parser: ArgumentParser) -> None:
+    parser.add_argument("bundle", nargs="?", type=bundle_folder, metavar="BUNDLE", help="(the demonstration bundle)")
+    where = parser.add_mutually_exclusive_group()
+    where.add_argument("--port", type=int, default=PORT, metavar="N", help="of 127.0.0.1 (%(default)s)")
+    where.add_argument("--socket", type=Path, metavar="PATH", help="a Unix socket instead, for this user alone")
+    parser.add_argument("--token-file", type=Path, metavar="FILE", help="(in the user's state folder)")
+    parser.add_argument("--check", action="store_true", help="say what is wrong, and do not start")
+    parser.add_argument("--verify", action="store_true", help="hash all files of the bundle first")
+    parser.add_argument(
+        "--conversations", type=int, default=CONVERSATIONS, metavar="N", help="answered at once (%(default)s)"
+    )
+    parser.add_argument("--queue", type=int, default=Settings.queue, metavar="N", help="that wait beside (%(default)s)")
+    parser.add_argument(
+        "--idle-minutes", type=float, default=Settings.idle_seconds / 60, metavar="M",
+        help="after which a conversation is wiped (%(default)g)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--answer-seconds", type=float, default=Settings.answer_seconds, metavar="S",
+        help="the longest time of one answer (%(default)g)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--hang-seconds", type=float, default=Settings.hang_seconds, metavar="S",
+        help="without a sign of life, after which the model's process is started again (%(default)g)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--growth-mb", type=float, default=Settings.growth_bytes / 1e6, metavar="MB",
+        help="by which the model's process may grow before it is started again (%(default)g)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--reproducible", action="store_true", help="answers one after the other: exactly those of a single run"
+    )
+    add_setup(parser)
+
+
+def parse(given: Namespace) -> Arguments:
+    _check_ranges(given)
+    options = parse_setup(given, conversations=given.conversations, huge_pages=True)
+    token_file = given.token_file or default_token_file()
+    settings = Settings(
+        bundle=str((given.bundle or default_bundle()).absolute()),
+        options=options.to_json(),
+        verify=given.verify,
+        together=not given.reproducible,
+        port=given.port,
+        socket=str(given.socket.absolute()) if given.socket else None,
+        token_file=str(token_file.absolute()),
+        queue=given.queue,
+        idle_seconds=given.idle_minutes * 60,
+        answer_seconds=given.answer_seconds,
+        hang_seconds=given.hang_seconds,
+        growth_bytes=int(given.growth_mb * 1e6),
+    )
+    return Arguments(settings, options, given.check)
+
+
+def _check_ranges(given: Namespace) -> None:
+    ranges = {
+        "port": (0, 65535), "queue": (0, 1000), "idle_minutes": (0.05, 1440), "answer_seconds": (1, 86400),
+        "hang_seconds": (2, 3600), "growth_mb": (50, 1e6),
+    }  # fmt: skip
+    for name, (low, high) in ranges.items():
+        value = getattr(given, name)
+        if not low <= value <= high:
+            raise UsageError(f"--{name.replace('_', '-')} is {value:g}, expected {low:g} to {high:g}")
+
+
+def run(arguments: Arguments) -> int:
+    if arguments.check:
+        return _check(arguments)
+    check_libraries()
+    # Here, where a person sees the progress and the reason.
+    open_bundle(Path(arguments.settings.bundle), verify=arguments.settings.verify, progress=show_hashing)
+    sys.stdout.flush()
+    # The server starts afresh in this process: without the image decoders that this command has loaded.
+    command = [sys.executable, "-P", "-m", "skingpt_edge.runtime.serve", arguments.settings.to_json()]
+    return os.execv(sys.executable, command)  # noqa: S606
+
+
+def _check(arguments: Arguments) -> int:
+    """Print everything that is wrong, one line each."""
+    code = 0
+    for error in find_problems(arguments.settings, arguments.options):
+        print(error)
+        code = code or error.exit_code
+    if not code:
+        print("nothing is wrong")
+    return code

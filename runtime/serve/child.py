@@ -1,0 +1,29 @@
+"""What every worker process does first."""
+
+import ctypes
+import os
+import resource
+import signal
+import socket
+import sys
+
+PR_SET_PDEATHSIG, PR_SET_DUMPABLE = 1, 4
+
+
+def begin() -> socket.socket:
+    """Tie this process to the server; the socket that connects them, which is its standard input.
+
+    It dies with the server, leaves no core dump, which would hold photos, and lets the server see to interrupts.
+    """
+    protect_memory()
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    return socket.socket(fileno=os.dup(0))
+
+
+def protect_memory() -> None:
+    """No core dump of this process, and no other process of the same user may read its memory."""
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_DUMPABLE, 0)

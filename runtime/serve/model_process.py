@@ -1,0 +1,290 @@
+"""The server's side of the process that holds the model, `model_worker.py`: starts it, watches it, starts it again.
+
+Whatever happens to that process, every request that it had gets an error with a code, and the server goes on.
+"""
+
+import asyncio
+import itertools
+import os
+import re
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import AsyncGenerator, Callable, Mapping
+from contextlib import aclosing
+from dataclasses import dataclass, field
+from typing import Any
+
+from .framing import FramingError, Message, pack, receive_async
+from .logs import log
+from .problems import Problem, worker_problem
+from .settings import LOAD_SECONDS, READY_SECONDS, Settings
+
+PING_SECONDS = 1.0
+FREE_CRASHES = 2  # in a row without an answer in between; from then on starting waits longer each time
+MAX_DELAY = 30.0
+UNHEALTHY_CRASHES = 5
+
+Event = Mapping[str, Any]
+"""A message of the worker, as its docstring describes."""
+Events = AsyncGenerator[Event, None]
+
+
+class BundleUnusable(Exception):
+    """The model could not be loaded, and trying again would not help."""
+
+
+@dataclass(eq=False)
+class Asked:
+    """A request to the worker."""
+
+    events: asyncio.Queue[Event] = field(default_factory=asyncio.Queue)
+    left: bool = False
+    """Nobody listens any more."""
+
+    def end(self, problem: Problem) -> None:
+        """Let it end with an error."""
+        self.events.put_nowait({"kind": "error", "code": problem.code, "detail": problem.detail})
+
+
+class ModelProcess:
+    """The model's process, one after the other."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._process: subprocess.Popen[bytes] | None = None
+        self._writer: asyncio.StreamWriter | None = None
+        self._ready = asyncio.Event()
+        self._asked: dict[int, Asked] = {}
+        self._waiting = 0
+        self._numbers = itertools.count(1)
+        self._crashes = 0
+        self._stopping: Problem | None = None
+        self._first_memory = 0
+        self._last_pong = 0.0
+        self._draining = False
+        self.about: dict[str, Any] = {}
+        """What the worker said of the model when it was last ready; empty before."""
+        self.memory = 0
+        """Bytes of the process."""
+        self.restarts = 0
+        """How often it was started again."""
+        self.on_restart: Callable[[str], None] = lambda _: None
+        """Called with the reason when a process has to be started again."""
+
+    @property
+    def ready(self) -> bool:
+        return self._ready.is_set()
+
+    @property
+    def name(self) -> str:
+        """The bundle's name as OpenAI's clients write one: small letters, digits and hyphens."""
+        return re.sub("[^a-z0-9.]+", "-", str(self.about.get("name", "")).lower()).strip("-")
+
+    @property
+    def healthy(self) -> bool:
+        """Not so if it ends again and again."""
+        return self._crashes < UNHEALTHY_CRASHES
+
+    @property
+    def requests(self) -> int:
+        """Those that are answered or wait."""
+        return len(self._asked) + self._waiting
+
+    @property
+    def pid(self) -> int | None:
+        return self._process.pid if self._process else None
+
+    # Asking.
+
+    async def ask(self, asked: Asked, fields: Mapping[str, Any], payload: bytes) -> Events:
+        """The worker's events for an `ask` message; the last one is `end`.
+
+        Leaving the iterator early cancels the request. Raises Problem.
+        """
+        await self._admit()
+        number = next(self._numbers)
+        self._asked[number] = asked
+        self._send("ask", payload, id=number, **fields)
+        try:
+            async with aclosing(self._events(asked)) as events:
+                async for event in events:
+                    yield event
+        finally:
+            asked.left = True
+            if number in self._asked:
+                self._send("cancel", id=number)
+
+    async def _events(self, asked: Asked) -> Events:
+        deadline: float | None = None  # of the answer that is being generated; waiting in the queue does not count
+        while True:
+            left = None if deadline is None else max(deadline - time.monotonic(), 0)
+            try:
+                event = await asyncio.wait_for(asked.events.get(), left)
+            except TimeoutError:
+                seconds = self._settings.answer_seconds
+                raise Problem("answer_too_slow", f"The answer took more than {seconds:.0f} seconds.") from None
+            if event["kind"] == "error":
+                raise worker_problem(event)
+            yield event
+            if event["kind"] == "end":
+                return
+            if event["kind"] == "answer":
+                deadline = None
+            elif deadline is None and event.get("stage") != "vision_encoder":
+                deadline = time.monotonic() + self._settings.answer_seconds
+
+    async def _admit(self) -> None:
+        """Wait until the worker can be asked. Raises Problem if too many do."""
+        self._check_stopping()
+        at_once = self.about.get("conversations", 1)
+        if self.requests >= at_once + self._settings.queue:
+            raise Problem("queue_full", "Too many requests are waiting.", retry_after=5)
+        self._waiting += 1
+        try:
+            await self.until_ready()
+        finally:
+            self._waiting -= 1
+
+    async def until_ready(self) -> None:
+        """Wait for the model. Raises Problem if it is not loaded soon."""
+        self._check_stopping()
+        try:
+            async with asyncio.timeout(READY_SECONDS):
+                while not self.ready:
+                    if not self.healthy:
+                        raise Problem("model_unavailable", "The model's process ends again and again.", retry_after=30)
+                    await self._ready.wait()
+                    self._check_stopping()
+        except TimeoutError:
+            raise Problem("model_loading", "The model is being loaded.", retry_after=10) from None
+
+    def _check_stopping(self) -> None:
+        if self._stopping:
+            raise self._stopping
+
+    def forget(self, sha256: str) -> None:
+        """Wipe what the worker holds of a photo."""
+        if self.ready:
+            self._send("forget", sha256=sha256)
+
+    def end_all(self, problem: Problem) -> None:
+        """Every request ends with this error."""
+        for asked in self._asked.values():
+            asked.end(problem)
+
+    def stop(self) -> None:
+        """Take no more requests, end those that there are, and let `run` return."""
+        self._stopping = Problem("shutting_down", "The service is being stopped.", retry_after=30)
+        self.end_all(self._stopping)
+        self._ready.set()  # nobody needs to wait any more
+        self.kill()
+
+    def kill(self) -> None:
+        if self._process:
+            self._process.kill()
+
+    def _send(self, kind: str, payload: bytes = b"", **fields: Any) -> None:
+        if self._writer and not self._writer.is_closing():
+            self._writer.write(pack(Message({"kind": kind, **fields}, payload)))
+
+    # Watching.
+
+    async def run(self) -> None:
+        """Keep a process running until `stop`. Raises BundleUnusable if the first one cannot load the bundle."""
+        while not self._stopping:
+            reason, detail = await self._one_process()
+            if self._stopping:
+                return
+            self.restarts += 1
+            self.on_restart(reason)
+            if reason != "grown":
+                self._crashes += 1
+            delay = 0.0 if self._crashes <= FREE_CRASHES else min(0.5 * 2 ** (self._crashes - 3), MAX_DELAY)
+            log("worker_restarts", level="warning", code=reason, error=detail, seconds=delay)
+            await asyncio.sleep(delay)
+
+    async def _one_process(self) -> tuple[str, str | None]:
+        """Start a process and serve it until it ends; why it ended."""
+        ours, theirs = socket.socketpair()
+        with theirs:
+            self._process = subprocess.Popen(
+                [sys.executable, "-P", "-m", f"{__package__}.model_worker"],
+                stdin=theirs.fileno(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
+                # NumPy multiplies no large matrices there, and each of its threads would take memory.
+                env={**os.environ, "OPENBLAS_NUM_THREADS": "1"},
+            )  # fmt: skip
+        reader, self._writer = await asyncio.open_connection(sock=ours)
+        given = self._settings
+        self._send("open", bundle=given.bundle, options=given.options, verify=given.verify, together=given.together)
+        log("worker_started", pid=self._process.pid)
+        self._last_pong = time.monotonic()
+        watch = asyncio.create_task(self._watch())
+        failure: Event = {}
+        try:
+            while message := await receive_async(reader):
+                if message.kind == "failed":
+                    failure = message.header
+                else:
+                    self._on_message(message.header)
+        except (OSError, FramingError):
+            pass
+        finally:
+            watch.cancel()
+            reason = await self._ended()
+        if failure and not self.about and failure["code"] != "internal_error":
+            raise BundleUnusable(failure["code"], failure["detail"])
+        return ("not_loaded" if failure else reason), failure.get("detail")
+
+    async def _ended(self) -> str:
+        """See to what a process leaves behind that has closed its end; why it ended."""
+        assert self._process and self._writer
+        if not self._stopping:
+            self._ready.clear()
+        hung = time.monotonic() - self._last_pong > self._limit()
+        reason = "grown" if self._draining else "hung" if hung else "ended"
+        self._draining = False
+        self._process.kill()
+        code = await asyncio.to_thread(self._process.wait)
+        self._writer.close()
+        log("worker_ended", level="warning", pid=self._process.pid, exit=code)
+        said = "does not answer any more" if hung else "has ended"
+        self.end_all(Problem("worker_hung" if hung else "worker_ended", f"The model's process {said}: ask again."))
+        self._asked.clear()
+        self._process = None
+        return reason
+
+    def _on_message(self, event: Event) -> None:
+        kind = event["kind"]
+        if kind == "ready":
+            self.about = event["about"]
+            self._first_memory = self.memory = self.about["memory"]
+            self._last_pong = time.monotonic()
+            self._ready.set()
+            log("worker_ready", pid=self.pid, seconds=self.about["load_seconds"], bytes=self.memory)
+        elif kind == "pong":
+            self._last_pong, self.memory = time.monotonic(), event["memory"]
+            self._draining = self._draining or self.memory > self._first_memory + self._settings.growth_bytes
+        elif asked := self._asked.get(event["id"]):
+            if kind in ("end", "error"):
+                del self._asked[event["id"]]
+                self._crashes = 0 if kind == "end" else self._crashes
+            if not asked.left:
+                asked.events.put_nowait(event)
+
+    async def _watch(self) -> None:
+        """Ask for signs of life; end a process that gives none, or that has grown, when it has nothing to do."""
+        while True:
+            await asyncio.sleep(PING_SECONDS)
+            if self.ready:
+                self._send("ping")
+            if time.monotonic() - self._last_pong > self._limit():
+                self.kill()
+            elif self._draining and not self._stopping:
+                self._ready.clear()  # new requests wait for the next process
+                if not self._asked:
+                    self.kill()
+
+    def _limit(self) -> float:
+        return self._settings.hang_seconds if self.ready or self._draining else LOAD_SECONDS

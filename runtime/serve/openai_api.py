@@ -1,0 +1,362 @@
+"""OpenAI's chat completions for one model that looks at one photo.
+
+https://platform.openai.com/docs/api-reference/chat
+
+The client sends its whole conversation each time. What the model's process computed for it before is found again by
+content. The prompt is always the original's: the photo, then questions and answers in turn. What does not fit into that
+is refused, and never left out silently.
+"""
+
+import base64
+import binascii
+import json
+import secrets
+import time
+from collections.abc import Mapping
+from contextlib import aclosing
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+
+import msgspec
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+
+from .model_process import Event, Events, ModelProcess
+from .native_api import unusable
+from .problems import Problem
+from .service import Service
+from .sessions import Session
+from .settings import MAX_CHAT, MAX_CHOICES, MAX_PHOTO
+from .streams import ByteStream, event_stream, while_connected
+
+FINISH = {"stop": "stop", "eos": "stop", "length": "length"}
+DATA_TYPES = ("data:image/jpeg;base64,", "data:image/jpg;base64,", "data:image/png;base64,", "data:image/webp;base64,")
+
+NEUTRAL: dict[str, tuple[Any, ...]] = {
+    "frequency_penalty": (0,), "presence_penalty": (0,), "logprobs": (False,), "top_logprobs": (0,),
+    "logit_bias": ({},),
+    "tools": ([],), "tool_choice": ("none", "auto"), "functions": ([],), "function_call": ("none", "auto"),
+    "response_format": ({"type": "text"},), "modalities": (["text"],), "store": (False,), "audio": (), "prediction": (),
+    "web_search_options": (), "moderation": (),
+}  # fmt: skip
+"""Fields that would change the answer, and the values with which they do not; null is always one."""
+HARMLESS = {
+    "user", "metadata", "service_tier", "safety_identifier", "prompt_cache_key", "prompt_cache_retention",
+    "parallel_tool_calls", "reasoning_effort", "verbosity",
+}  # fmt: skip
+"""Fields that do not change what this model says."""
+
+
+class ImageUrl(msgspec.Struct):
+    url: str
+    detail: str | None = None
+
+
+class TextPart(msgspec.Struct, tag_field="type", tag="text"):
+    text: str
+
+
+class ImagePart(msgspec.Struct, tag_field="type", tag="image_url"):
+    image_url: ImageUrl | str
+    """The string is an older form that clients still send."""
+
+
+class ChatMessage(msgspec.Struct):
+    role: Literal["user", "assistant", "system", "developer", "tool", "function"]
+    content: str | list[TextPart | ImagePart] | None = None
+    tool_calls: list[Any] | None = None
+
+
+class StreamOptions(msgspec.Struct):
+    include_usage: bool | None = None
+    include_obfuscation: bool | None = None
+
+
+Tokens = Annotated[int, msgspec.Meta(ge=1, le=1 << 20)]
+StopString = Annotated[str, msgspec.Meta(min_length=1, max_length=100)]
+
+
+class ChatRequest(msgspec.Struct):
+    model: str
+    messages: Annotated[list[ChatMessage], msgspec.Meta(min_length=1, max_length=200)]
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    n: Annotated[int, msgspec.Meta(ge=1, le=MAX_CHOICES)] | None = None
+    max_tokens: Tokens | None = None
+    max_completion_tokens: Tokens | None = None
+    temperature: Annotated[float, msgspec.Meta(ge=0, le=2)] | None = None
+    top_p: Annotated[float, msgspec.Meta(gt=0, le=1)] | None = None
+    seed: Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)] | None = None
+    stop: StopString | Annotated[list[StopString], msgspec.Meta(max_length=4)] | None = None
+
+
+@dataclass(frozen=True)
+class Chat:
+    """A conversation as our prompt has it."""
+
+    photo: bytes
+    """Of its file."""
+    turns: tuple[tuple[str, str], ...]
+    """Questions and answers before."""
+    question: str
+
+
+class OpenAiApi:
+    """The routes' functions. Each raises Problem before its response has begun."""
+
+    def __init__(self, service: Service) -> None:
+        self._service = service
+        self._created = int(time.time())
+
+    async def models(self, _: Request) -> Response:
+        """The one model that is served."""
+        await self._service.model.until_ready()
+        return JSONResponse({"object": "list", "data": [self._model()]})
+
+    async def model(self, request: Request) -> Response:
+        await self._service.model.until_ready()
+        self._check_model(request.path_params["model"])
+        return JSONResponse(self._model())
+
+    def _model(self) -> dict[str, Any]:
+        name = self._service.model.name
+        return {"id": name, "object": "model", "created": self._created, "owned_by": "skingpt-edge"}
+
+    def _check_model(self, name: str) -> None:
+        if name != self._service.model.name:
+            raise Problem(
+                "model_unknown", "There is no such model: GET /v1/models names the one there is.", param="model"
+            )
+
+    async def chat(self, request: Request) -> Response:
+        body = await self._service.bodies.read(request, MAX_CHAT, {"application/json"})
+        given = read_request(body)
+        chat = read_chat(given.messages)
+        del body
+        await while_connected(request, self._service.model.until_ready())
+        self._check_model(given.model)
+        photo = await while_connected(request, self._service.photo(chat.photo))
+        session = self._service.sessions.stateless(photo)
+        completion = Completion(given, self._service.model)
+        events = self._service.answers(
+            session,
+            [{"section": "Answer", "question": chat.question}],
+            turns=[session.turn(question, answer) for question, answer in chat.turns],
+            config=completion.config,
+            choices=completion.sampled,
+        )
+        headers = {"x-conversation-id": session.id}
+        if not given.stream:
+            await while_connected(request, completion.collect(events))
+            return JSONResponse(completion.whole(session), headers=headers)
+        # Begun only when the model has taken the question, so that an error before that has its own status.
+        first = await while_connected(request, _accepted(events))
+        return event_stream(completion.chunks(first, events, session), headers)
+
+
+class Completion:
+    """The answer to one request, in OpenAI's words."""
+
+    def __init__(self, given: ChatRequest, model: ModelProcess) -> None:
+        self._id = f"chatcmpl-{secrets.token_hex(12)}"
+        self._created = int(time.time())
+        self._name, self._about = model.name, model.about
+        self._answers: dict[int, Event] = {}
+        self._usage_wanted = bool(given.stream_options and given.stream_options.include_usage)
+        self._count = given.n or 1
+        temperature = self._about["temperature"] if given.temperature is None else given.temperature
+        self.sampled = self._count if temperature else 1
+        """Answers that are generated: without sampling all choices are the same."""
+        seed = secrets.randbelow(2**32) if given.seed is None else given.seed % 2**32
+        stop = [given.stop] if isinstance(given.stop, str) else given.stop
+        self.config = {
+            "max_new_tokens": given.max_completion_tokens or given.max_tokens,
+            "temperature": given.temperature,
+            "top_p": given.top_p,
+            "seed": seed,
+            "stop": stop,
+        }
+
+    async def collect(self, events: Events) -> None:
+        """Take all answers. Raises Problem."""
+        async with aclosing(events) as source:
+            async for found in source:
+                if found["kind"] == "answer":
+                    self._answers[found["choice"]] = found["answer"]
+
+    def whole(self, session: Session) -> dict[str, Any]:
+        """The answer to a request that did not ask for a stream."""
+        choices = []
+        for number in range(self._count):
+            answer = self._answer(number)
+            message = {"role": "assistant", "content": answer["text"], "refusal": None}
+            finish = FINISH[answer["finish_reason"]]
+            choices.append({"index": number, "message": message, "logprobs": None, "finish_reason": finish})
+        return {
+            **self._head("chat.completion"),
+            "choices": choices,
+            "usage": self._usage(),
+            "skingpt": self._more(session),
+        }
+
+    async def chunks(self, first: Event, events: Events, session: Session) -> ByteStream:
+        """The same as a stream."""
+        numbers = range(self._count)
+        for number in numbers:
+            delta = {"role": "assistant", "content": "", "refusal": None}
+            yield self._chunk([self._choice(number, delta)], skingpt=self._more(session))
+        try:
+            async with aclosing(events) as source:
+                found: Event | None = first
+                while found:
+                    for choice in self._delta(found):
+                        yield self._chunk([choice])
+                    found = await anext(source, None)
+        except Problem as problem:
+            yield _data(problem.openai())
+            return
+        if self._usage_wanted:
+            yield self._chunk([], usage=self._usage())
+        yield b"data: [DONE]\n\n"
+
+    def _delta(self, found: Event) -> list[dict[str, Any]]:
+        """What a worker's event adds."""
+        if found["kind"] not in ("text", "answer"):
+            return []
+        numbers = [found["choice"]] if self.sampled > 1 else range(self._count)
+        if found["kind"] == "text":
+            return [self._choice(number, {"content": found["text"]}) for number in numbers]
+        self._answers[found["choice"]] = found["answer"]
+        return [self._choice(number, {}, FINISH[found["answer"]["finish_reason"]]) for number in numbers]
+
+    @staticmethod
+    def _choice(number: int, delta: dict[str, Any], finish: str | None = None) -> dict[str, Any]:
+        return {"index": number, "delta": delta, "logprobs": None, "finish_reason": finish}
+
+    def _chunk(self, choices: list[dict[str, Any]], **more: Any) -> bytes:
+        usage = {"usage": None} if self._usage_wanted else {}
+        return _data({**self._head("chat.completion.chunk"), "choices": choices, **usage, **more})
+
+    def _head(self, kind: str) -> dict[str, Any]:
+        return {
+            "id": self._id,
+            "object": kind,
+            "created": self._created,
+            "model": self._name,
+            "system_fingerprint": self._about["id"][:16],
+        }
+
+    def _answer(self, number: int) -> Event:
+        return self._answers[number if self.sampled > 1 else 0]
+
+    def _usage(self) -> dict[str, Any]:
+        prompt = self._answer(0)["prompt_tokens"]
+        prompts = prompt["evaluated"] + prompt["reused"]
+        generated = sum(len(answer["token_ids"]) for answer in self._answers.values())
+        return {
+            "prompt_tokens": prompts,
+            "completion_tokens": generated,
+            "total_tokens": prompts + generated,
+            "prompt_tokens_details": {"cached_tokens": prompt["reused"]},
+        }
+
+    def _more(self, session: Session) -> dict[str, Any]:
+        """What OpenAI's form has no place for."""
+        return {"notice": self._about["notice"], "image_notes": session.photo.description["notes"]}
+
+
+async def _accepted(events: Events) -> Event:
+    """The first event after the photo was encoded. Raises Problem."""
+    async for found in events:
+        if found.get("stage") != "vision_encoder":
+            return found
+    raise Problem("internal_error", "The model's process said nothing.")
+
+
+def _data(data: Mapping[str, Any]) -> bytes:
+    return f"data: {json.dumps(data)}\n\n".encode()
+
+
+def read_request(body: bytes) -> ChatRequest:
+    """Raises Problem for JSON that is none, for a value of a wrong type or size, and for what is not supported."""
+    try:
+        given = msgspec.json.decode(body)
+        if not isinstance(given, dict):
+            raise Problem("json_unusable", "The body is not a JSON object.")
+        for name, value in given.items():
+            _check_field(name, value)
+        return msgspec.convert(given, ChatRequest)
+    except msgspec.MsgspecError as error:
+        raise unusable(error) from None
+    except RecursionError:
+        raise Problem("json_unusable", "The JSON is nested too deeply.") from None
+
+
+def _check_field(name: str, value: Any) -> None:
+    if name in ChatRequest.__struct_fields__ or name in HARMLESS:
+        return
+    if name not in NEUTRAL:
+        raise Problem("field_unknown", "The request has a field that this service does not know.", param=name[:40])
+    if value is not None and value not in NEUTRAL[name]:
+        raise Problem("unsupported", f"{name} is not supported, except with its default.", param=name)
+
+
+def read_chat(messages: list[ChatMessage]) -> Chat:
+    """The photo, the turns and the question of a client's messages. Raises Problem."""
+    photo: bytes | None = None
+    texts: list[str] = []
+    for number, message in enumerate(messages):
+        where = f"messages[{number}]"
+        expected = "assistant" if number % 2 else "user"
+        if message.role != expected:
+            raise Problem("unsupported", _role_advice(message.role, where, expected), param=f"{where}.role")
+        if message.tool_calls:
+            raise Problem("unsupported", f"{where}: tool calls are not supported.", param=f"{where}.tool_calls")
+        text, images = _parts(message)
+        for url in images:
+            data = read_image_url(url, where)
+            if number and data != photo:
+                raise Problem(
+                    "unsupported", f"{where}: one photo for a conversation, in its first message.", param=where
+                )
+            if photo not in (None, data):
+                raise Problem("unsupported", f"{where}: more than one photo.", param=where)
+            photo = data
+        texts.append(text)
+    if len(messages) % 2 == 0:
+        raise Problem("unsupported", "The last message must be the user's.", param="messages")
+    if photo is None:
+        raise Problem(
+            "image_missing", "The first message must hold the photo, as a data URI in image_url.", param="messages"
+        )
+    return Chat(photo, tuple(zip(texts[:-1:2], texts[1::2], strict=True)), texts[-1])
+
+
+def _role_advice(role: str, where: str, expected: str) -> str:
+    if role in ("system", "developer"):
+        return f"{where}: {role} messages are not supported, because the model's prompt has a fixed beginning."
+    return f"{where}: the role must be {expected}: user and assistant take turns, and the user begins."
+
+
+def _parts(message: ChatMessage) -> tuple[str, list[str]]:
+    """A message's text, and the URLs of its images."""
+    if not isinstance(message.content, list):
+        return message.content or "", []
+    texts = [part.text for part in message.content if isinstance(part, TextPart)]
+    images = [part.image_url for part in message.content if isinstance(part, ImagePart)]
+    return "\n".join(texts), [image if isinstance(image, str) else image.url for image in images]
+
+
+def read_image_url(url: str, where: str) -> bytes:
+    """The bytes of a data URI. No other URL is ever opened. Raises Problem."""
+    head = next((head for head in DATA_TYPES if url[: len(head)].lower() == head), None)
+    if head is None:
+        detail = f"{where}: image_url must be data:image/jpeg;base64,… (or png, webp). No address is fetched."
+        raise Problem("image_url_unusable", detail, param=where)
+    try:
+        data = base64.b64decode(url[len(head) :], validate=True)
+    except binascii.Error:
+        raise Problem("image_url_unusable", f"{where}: the photo is not valid base64.", param=where) from None
+    if len(data) > MAX_PHOTO:
+        raise Problem("body_too_large", f"{where}: the photo is larger than {MAX_PHOTO // 1_000_000} MB.", param=where)
+    return data

@@ -1,0 +1,86 @@
+"""Everything behind the routes: photos, conversations and the model's process."""
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import aclosing
+from pathlib import Path
+from typing import Any
+
+from .bodies import Bodies
+from .decoder import Decoder, Photo
+from .metrics import Metrics
+from .model_process import Asked, Events, ModelProcess
+from .problems import Problem
+from .sessions import Session, Sessions
+from .settings import MAX_QUESTION, Settings
+
+
+class Service:
+    """One bundle, served."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.bodies = Bodies()
+        self.decoder = Decoder()
+        self.model = ModelProcess(settings)
+        self.sessions = Sessions(settings.idle_seconds, self.model.forget)
+        gauges: dict[str, Callable[[], float]] = {
+            "requests_now": lambda: self.model.requests,
+            "conversations": lambda: len(self.sessions),
+            "ready": lambda: self.model.ready,
+            "server_memory_bytes": own_memory,
+            "worker_memory_bytes": lambda: self.model.memory,
+        }
+        self.metrics = Metrics(gauges)
+        self.model.on_restart = self.metrics.restart
+
+    async def photo(self, data: bytes) -> Photo:
+        """Decode a photo. Raises Problem."""
+        await self.model.until_ready()  # which says what size the model wants
+        photo = await self.decoder.decode(data, self.model.about["image_size"])
+        self.metrics.photo(photo.description["seconds"])
+        return photo
+
+    async def answers(
+        self,
+        session: Session,
+        questions: Sequence[Mapping[str, str]],
+        *,
+        turns: Sequence[Mapping[str, Any]],
+        config: Mapping[str, Any],
+        choices: int = 1,
+    ) -> Events:
+        """The worker's events for these questions about a session's photo, asked one after the other. Raises Problem.
+
+        No questions: the bundle's own.
+        """
+        for item in questions:
+            if len(item["question"]) > MAX_QUESTION:
+                raise Problem("question_unusable", f"The question has more than {MAX_QUESTION} characters.")
+        asked = Asked()
+        deleted = Problem("conversation_deleted", "The conversation was deleted.")
+        fields = {
+            "photo": session.photo.description,
+            "turns": list(turns),
+            "questions": list(questions),
+            "config": dict(config),
+            "choices": choices,
+        }
+        with session.in_use(on_delete=lambda: asked.end(deleted)):
+            async with aclosing(self.model.ask(asked, fields, session.photo.pixels)) as events:
+                async for event in events:
+                    if event["kind"] == "answer":
+                        self._note(session, event["answer"], config)
+                    yield event
+
+    def _note(self, session: Session, answer: Mapping[str, Any], config: Mapping[str, Any]) -> None:
+        self.metrics.answer(answer)
+        if not config.get("stop"):
+            session.remember(answer)
+
+
+def own_memory() -> float:
+    """Bytes of this process; 0 where the system does not say."""
+    try:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * 4096
+    except OSError:
+        return 0
