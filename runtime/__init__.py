@@ -11,6 +11,8 @@ with SkinGPT.open("bundle/") as model:
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from .. import engines as _engines  # noqa: F401 - switches telemetry off
+
 if TYPE_CHECKING:
     from ..engines.base import (
         EmbeddingSegment,
