@@ -10,6 +10,7 @@ def cut_answer(text: str, template: Template, stop: Sequence[str] = ()) -> str:
 
     `stop` are stop strings beside the template's.
     """
+    text = text.lstrip()  # the space with which a first token begins is no stop string
     text = text[: find_stop(text, (*template.stop, *stop))]
     if template.answer_after:
         text = text.rpartition(template.answer_after)[2]

@@ -45,6 +45,13 @@ def test_text_is_cut_and_stripped_alike_however_it_is_split():
             assert stream(pieces)[1] == cut_answer(text, SKINGPT4), pieces
 
 
+@pytest.mark.parametrize("stop", [" ", "\n", "a ", " a", "b"])
+def test_white_space_as_a_stop_string_does_not_end_an_answer_before_it_begins(stop):
+    for text in [" a  b \n", "\n a\nb", "  ", "ab", " b"]:
+        assert stream(list(text), ("###", stop))[1] == cut_answer(text, SKINGPT4, [stop]), text
+    assert cut_answer(" red and flat", SKINGPT4, [" "]) == "red"
+
+
 def test_of_several_stop_strings_the_first_counts():
     assert stream(["one EN", "D two ###"], ("###", "END"))[1] == "one"
 
