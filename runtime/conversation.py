@@ -1,8 +1,10 @@
 """One picture and the questions asked about it."""
 
 import time
+from bisect import bisect_left
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 from threading import Event
 
 from ..engines.base import Floats, LanguageModel
@@ -237,15 +239,22 @@ class Conversation:
     def _fit(self, question: str, new_tokens: int) -> tuple[Prompt, tuple[tuple[int, ...], tuple[int, ...]], int]:
         """The prompt with as many turns, the latest, as leave room for the answer."""
         turns = [*self._earlier, *((answer.question, answer.original_text) for answer in self.answers)]
-        for dropped in range(len(turns) + 1):
+
+        @cache
+        def attempt(dropped: int) -> tuple[Prompt, tuple[tuple[int, ...], tuple[int, ...]], int]:
             prompt = build_prompt(self._template, self._special, turns[dropped:], question)
-            segments = (
-                tuple(self._model.tokenize(prompt.before, bos=True)),
-                tuple(self._tokenize_after(prompt.after)),
-            )
-            needed = len(segments[0]) + len(self.image.embeds) + len(segments[1]) + new_tokens
-            if needed <= self._context:
-                return prompt, segments, dropped
+            before = tuple(self._model.tokenize(prompt.before, bos=True))
+            after = tuple(self._tokenize_after(prompt.after))
+            return prompt, (before, after), len(before) + len(self.image.embeds) + len(after) + new_tokens
+
+        def fits(dropped: int) -> bool:
+            return attempt(dropped)[2] <= self._context
+
+        # Halved: tokenizing a long conversation once for each of its turns would take seconds.
+        dropped = 0 if fits(0) else bisect_left(range(1, len(turns) + 1), True, key=fits) + 1
+        prompt, segments, needed = attempt(min(dropped, len(turns)))
+        if needed <= self._context:
+            return prompt, segments, dropped
         raise QuestionError(
             f"the question needs {needed - new_tokens} tokens of the context and the answer up to {new_tokens}, "
             f"but the context holds {self._context}: ask shorter, lower max_new_tokens or open with more context"

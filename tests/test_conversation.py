@@ -158,6 +158,22 @@ def test_when_the_context_is_full_old_turns_go_but_never_system_or_picture():
     assert len(model.cells[WORK]) <= room
 
 
+@pytest.mark.parametrize("length", [0, 1, 7, 60])
+def test_of_a_long_conversation_the_fewest_turns_go_after_few_tries(length):
+    """Its text is not tokenized once for each turn, in which time no other answer would go on."""
+    turns = [Turn(f"question {number}", "a" * (number % 13)) for number in range(length)]
+    model, converse = start([], n_ctx=SYSTEM_LENGTH + 700)
+    tokenize, tries = model.tokenize, []
+    model.tokenize = lambda text, *, bos: (bos and tries.append(text)) or tokenize(text, bos=bos)
+    conversation = converse(1, turns)
+    prompt, segments, dropped = conversation._fit("what?", 10)
+    assert len(tries) <= 2 + length.bit_length()
+    sizes = [sum(map(len, converse(1, turns[gone:])._fit("what?", 1 - 10**6)[1])) + 42 for gone in range(length + 1)]
+    assert dropped == next(gone for gone, size in enumerate(sizes) if size <= SYSTEM_LENGTH + 700)
+    assert sum(map(len, segments)) + 42 == sizes[dropped]
+    assert (dropped > 0) == (length == 60)
+
+
 def test_a_question_that_does_not_fit_says_how_long_it_is():
     _, converse = start([["x"]], n_ctx=SYSTEM_LENGTH + 100)
     with pytest.raises(QuestionError, match=r"needs \d+ tokens .* the context holds"):
