@@ -70,8 +70,8 @@ class KvCache:
         for sequence in self._held.keys() - {SYSTEM}:
             self.rewind(sequence, 0)
 
-    def forget(self, image: ImageEmbedding) -> None:
-        """Wipe what the model's memory holds of a picture and of the conversations about it.
+    def forget(self, images: Sequence[ImageEmbedding]) -> None:
+        """Wipe what the model's memory holds of pictures and of the conversations about them.
 
         The memory is overwritten as a whole, because cells that were given up keep their content. Other conversations
         are put aside meanwhile, and come back as far as there is room for copies of what they shared. Raises
@@ -80,11 +80,11 @@ class KvCache:
         self._settle()
         if self._owners or self._extends_system:
             raise EngineError("an answer is being generated: wipe when it is finished")
-        content = _content(image)
+        contents = {_content(image) for image in images}
         kept = {
             sequence: (held, self._model.snapshot(sequence))
             for sequence, held in self._held.items()
-            if held and not any(isinstance(item, ImageRow) and item.sha256 == content for item in held)
+            if held and not any(isinstance(item, ImageRow) and item.sha256 in contents for item in held)
         }
         self._model.wipe()
         self._held = {sequence: [] for sequence in self._held}

@@ -138,14 +138,15 @@ class SkinGPT:
         self._images.put(image)
         return image
 
-    def forget(self, image: ImageEmbedding) -> None:
-        """Wipe what is held of a picture: its embeddings, and of its conversations all that the KV cache has.
+    def forget(self, *images: ImageEmbedding) -> None:
+        """Wipe what is held of pictures: their embeddings, and of their conversations all that the KV cache has.
 
         To be called when no answer is being generated. Raises EngineError.
         """
         with self._model.exclusive:
-            self._images.remove(image.sha256)
-            self._cache.forget(image)
+            for image in images:
+                self._images.remove(image.sha256)
+            self._cache.forget(images)
 
     def conversation(self, image: ImageEmbedding, turns: Sequence[Turn] = ()) -> Conversation:
         """A conversation about a picture: a new one, or one that goes on after the turns it had before.

@@ -64,6 +64,7 @@ class ModelProcess:
         self._first_memory = 0
         self._last_pong = 0.0
         self._draining = False
+        self._hung = False
         self.about: dict[str, Any] = {}
         """What the worker said of the model when it was last ready; empty before."""
         self.memory = 0
@@ -75,7 +76,7 @@ class ModelProcess:
 
     @property
     def ready(self) -> bool:
-        return self._ready.is_set()
+        return self._ready.is_set() and not self._stopping
 
     @property
     def name(self) -> str:
@@ -242,7 +243,7 @@ class ModelProcess:
         assert self._process and self._writer
         if not self._stopping:
             self._ready.clear()
-        hung = time.monotonic() - self._last_pong > self._limit()
+        hung, self._hung = self._hung, False
         reason = "grown" if self._draining else "hung" if hung else "ended"
         self._draining = False
         self._process.kill()
@@ -280,6 +281,7 @@ class ModelProcess:
             if self.ready:
                 self._send("ping")
             if time.monotonic() - self._last_pong > self._limit():
+                self._hung = True
                 self.kill()
             elif self._draining and not self._stopping:
                 self._ready.clear()  # new requests wait for the next process

@@ -261,10 +261,10 @@ class ModelWorker:
         self._send("error", id=number, code=code, detail=detail)
 
     def _forget(self) -> None:
-        for sha256 in self._to_forget:
-            if image := self._images.pop(sha256, None):
-                self._model.forget(image)
+        images = [image for sha256 in self._to_forget if (image := self._images.pop(sha256, None))]
         self._to_forget.clear()
+        if images:
+            self._model.forget(*images)
 
 
 def described(error: BaseException) -> tuple[str, str]:
