@@ -8,6 +8,7 @@ import msgspec
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
+from .json_body import convert, read_json
 from .model_process import Event
 from .problems import Problem
 from .service import Service
@@ -46,18 +47,13 @@ class NativeApi:
     async def conversation(self, request: Request) -> Response:
         """A photo in, a conversation out, to ask questions of one's own."""
         session = await self._session(request)
-        photo = session.photo.description
-        found = {"id": session.id, "image": {"sha256": photo["sha256"], "notes": photo["notes"]}}
-        return JSONResponse(found, 201, {"location": f"/v1/conversations/{session.id}"})
+        return JSONResponse(_described(session), 201, {"location": f"/v1/conversations/{session.id}"})
 
     async def question(self, request: Request) -> Response:
         """A question about a conversation's photo, which knows the questions and answers before it."""
         session = self._service.sessions.get(request.path_params["id"])
         body = await self._service.bodies.read(request, MAX_JSON, {"application/json"})
-        try:
-            given = msgspec.json.decode(body, type=Ask)
-        except msgspec.MsgspecError as error:
-            raise unusable(error) from None
+        given = convert(read_json(body), Ask)
         config = {name: getattr(given, name) for name in ("max_new_tokens", "temperature", "top_p", "seed")}
         questions = [{"section": "Question", "question": given.question}]
         return await _respond(request, session, self._events(session, questions, config), last="answer")
@@ -87,7 +83,7 @@ class NativeApi:
         What was asked and answered is part of the session only if all of it was answered.
         """
         turns = []
-        yield "conversation", {"id": session.id}
+        yield "conversation", _described(session)
         seconds = session.photo.description["seconds"]
         yield "stage", {"stage": "image_decode", "done": 1, "total": 1, "seconds": seconds["image_decode"]}
         events = self._service.answers(session, questions, turns=session.turns, config=config)
@@ -101,6 +97,12 @@ class NativeApi:
                         yield "report", found["report"]
                 elif named := _named(found, questions, with_answer=not whole):
                     yield named
+
+
+def _described(session: Session) -> dict[str, Any]:
+    """A conversation, and what a person should know of its photo before any answer."""
+    photo = session.photo.description
+    return {"id": session.id, "image": {"sha256": photo["sha256"], "notes": photo["notes"]}}
 
 
 def _named(
@@ -137,11 +139,3 @@ async def _encoded(events: NamedEvents, request_id: str) -> ByteStream:
                 yield event(name, data)
         except Problem as problem:
             yield event("error", problem.document(request_id))
-
-
-def unusable(error: msgspec.MsgspecError) -> Problem:
-    """What is wrong with a JSON body; msgspec names the field and what was expected, and quotes no values."""
-    text, _, path = str(error).partition(" - at `$")
-    field = path.rstrip("`").lstrip(".") or None
-    code = "value_unusable" if isinstance(error, msgspec.ValidationError) else "json_unusable"
-    return Problem(code, f"{field}: {text}." if field else f"{text}.", param=field)

@@ -4,7 +4,7 @@ https://platform.openai.com/docs/api-reference/chat
 
 The client sends its whole conversation each time. What the model's process computed for it before is found again by
 content. The prompt is always the original's: the photo, then questions and answers in turn. What does not fit into that
-is refused, and never left out silently.
+is refused, and never left out silently; `dropped_turns` says how many turns, the oldest, the context had no room for.
 """
 
 import base64
@@ -21,12 +21,12 @@ import msgspec
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
+from .json_body import convert, field_unknown, read_json
 from .model_process import Event, Events, ModelProcess
-from .native_api import unusable
 from .problems import Problem
 from .service import Service
 from .sessions import Session
-from .settings import MAX_CHAT, MAX_CHOICES, MAX_PHOTO
+from .settings import MAX_CHAT, MAX_CHAT_TEXT, MAX_CHOICES, MAX_PHOTO
 from .streams import ByteStream, event_stream, while_connected
 
 FINISH = {"stop": "stop", "eos": "stop", "length": "length"}
@@ -196,21 +196,23 @@ class Completion:
             **self._head("chat.completion"),
             "choices": choices,
             "usage": self._usage(),
-            "skingpt": self._more(session),
+            "skingpt": {**self._more(session), "dropped_turns": self._answer(0)["dropped_turns"]},
         }
 
     async def chunks(self, first: Event, events: Events, session: Session) -> ByteStream:
         """The same as a stream."""
-        numbers = range(self._count)
-        for number in numbers:
-            delta = {"role": "assistant", "content": "", "refusal": None}
-            yield self._chunk([self._choice(number, delta)], skingpt=self._more(session))
         try:
             async with aclosing(events) as source:
+                for number in range(self._count):
+                    delta = {"role": "assistant", "content": "", "refusal": None}
+                    yield self._chunk([self._choice(number, delta)], skingpt=self._more(session))
                 found: Event | None = first
                 while found:
+                    more = {}
+                    if found["kind"] == "answer":
+                        more = {"skingpt": {"dropped_turns": found["answer"]["dropped_turns"]}}
                     for choice in self._delta(found):
-                        yield self._chunk([choice])
+                        yield self._chunk([choice], **more)
                     found = await anext(source, None)
         except Problem as problem:
             yield _data(problem.openai())
@@ -279,25 +281,20 @@ def _data(data: Mapping[str, Any]) -> bytes:
 
 def read_request(body: bytes) -> ChatRequest:
     """Raises Problem for JSON that is none, for a value of a wrong type or size, and for what is not supported."""
-    try:
-        given = msgspec.json.decode(body)
-        if not isinstance(given, dict):
-            raise Problem("json_unusable", "The body is not a JSON object.")
-        for name, value in given.items():
-            _check_field(name, value)
-        return msgspec.convert(given, ChatRequest)
-    except msgspec.MsgspecError as error:
-        raise unusable(error) from None
-    except RecursionError:
-        raise Problem("json_unusable", "The JSON is nested too deeply.") from None
+    given = read_json(body)
+    for name, value in given.items():
+        _check_field(name, value)
+    return convert(given, ChatRequest)
 
 
 def _check_field(name: str, value: Any) -> None:
     if name in ChatRequest.__struct_fields__ or name in HARMLESS:
         return
     if name not in NEUTRAL:
-        raise Problem("field_unknown", "The request has a field that this service does not know.", param=name[:40])
-    if value is not None and value not in NEUTRAL[name]:
+        raise field_unknown(name)
+    # In Python, but not in JSON, False is 0.
+    same = (value == one and isinstance(value, bool) == isinstance(one, bool) for one in NEUTRAL[name])
+    if value is not None and not any(same):
         raise Problem("unsupported", f"{name} is not supported, except with its default.", param=name)
 
 
@@ -322,9 +319,12 @@ def read_chat(messages: list[ChatMessage]) -> Chat:
             if photo not in (None, data):
                 raise Problem("unsupported", f"{where}: more than one photo.", param=where)
             photo = data
-        texts.append(text)
+        texts.append(text.strip())  # as a conversation has it
     if len(messages) % 2 == 0:
         raise Problem("unsupported", "The last message must be the user's.", param="messages")
+    if sum(map(len, texts)) > MAX_CHAT_TEXT:
+        detail = f"All texts together have more than {MAX_CHAT_TEXT:,} characters: leave the oldest turns out."
+        raise Problem("question_unusable", detail, param="messages")
     if photo is None:
         raise Problem(
             "image_missing", "The first message must hold the photo, as a data URI in image_url.", param="messages"

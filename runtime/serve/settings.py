@@ -14,6 +14,7 @@ MAX_JSON = 64_000  # any other JSON
 MAX_HEADERS = 16_384
 MAX_BODIES = 256_000_000  # all that are being received, together
 MAX_QUESTION = 4000  # characters
+MAX_CHAT_TEXT = 100_000  # characters of a whole conversation; tokenizing them takes 0.1 s, in which no answer goes on
 MAX_CONNECTIONS = 1024
 MAX_CHOICES = 8
 MAX_SESSIONS = 64
