@@ -80,7 +80,7 @@ class Problem(Exception):
         self.allow = allow
 
     def document(self, request_id: str) -> dict[str, Any]:
-        """A problem document."""
+        """A problem document. It has `retry_after`, too, because an `error` event has no headers."""
         found = {
             "type": "about:blank",
             "title": HTTPStatus(self.status).phrase,
@@ -89,7 +89,8 @@ class Problem(Exception):
             "detail": self.detail,
             "request_id": request_id,
         }
-        return {**found, "param": self.param} if self.param else found
+        more = {"param": self.param, "retry_after": self.retry_after}
+        return {**found, **{name: value for name, value in more.items() if value is not None}}
 
     def openai(self) -> dict[str, Any]:
         """The same in OpenAI's shape."""
