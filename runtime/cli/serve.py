@@ -1,6 +1,7 @@
 """`skingpt serve`: a service for other programs on this machine."""
 
 import os
+import signal
 import sys
 from argparse import ArgumentParser, Namespace
 from dataclasses import dataclass
@@ -8,15 +9,17 @@ from pathlib import Path
 
 from ..bundle import default_bundle
 from ..options import Options
-from ..serve.check import check_libraries, find_problems
-from ..serve.settings import PORT, Settings
+from ..printable import one_line
+from ..serve.check import find_problems
+from ..serve.notify import notify
+from ..serve.settings import MAX_SESSIONS, PORT, STOP_SIGNALS, Settings
 from ..serve.token_file import default_token_file
-from ..verification import open_bundle
 from .arguments import UsageError, add_setup, bundle_folder, parse_setup
 from .terminal import show_hashing
 
 HELP = "answer other programs on this machine, over HTTP"
 CONVERSATIONS = 4
+HASH_SECONDS, SELF_TEST_SECONDS = 60, 900  # that systemd is asked to wait for a block of a file, and for the test
 
 
 @dataclass(frozen=True)
@@ -62,7 +65,7 @@ def configure(parser: ArgumentParser) -> None:
 
 def parse(given: Namespace) -> Arguments:
     _check_ranges(given)
-    options = parse_setup(given, conversations=given.conversations, huge_pages=True)
+    options = parse_setup(given, conversations=given.conversations, huge_pages=True, image_cache=MAX_SESSIONS)
     token_file = given.token_file or default_token_file()
     settings = Settings(
         bundle=str((given.bundle or default_bundle()).absolute()),
@@ -84,7 +87,7 @@ def parse(given: Namespace) -> Arguments:
 def _check_ranges(given: Namespace) -> None:
     ranges = {
         "port": (0, 65535), "queue": (0, 1000), "idle_minutes": (0.05, 1440), "answer_seconds": (1, 86400),
-        "hang_seconds": (2, 3600), "growth_mb": (50, 1e6),
+        "hang_seconds": (2, 3600), "growth_mb": (1, 1e6),
     }  # fmt: skip
     for name, (low, high) in ranges.items():
         value = getattr(given, name)
@@ -93,23 +96,28 @@ def _check_ranges(given: Namespace) -> None:
 
 
 def run(arguments: Arguments) -> int:
+    if code := _check(arguments):
+        return code
     if arguments.check:
-        return _check(arguments)
-    check_libraries()
-    # Here, where a person sees the progress and the reason.
-    open_bundle(Path(arguments.settings.bundle), verify=arguments.settings.verify, progress=show_hashing)
+        print("nothing is wrong")
+        return 0
     sys.stdout.flush()
+    # Until the server has its handlers, these signals wait.
+    signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
     # The server starts afresh in this process: without the image decoders that this command has loaded.
     command = [sys.executable, "-P", "-m", "skingpt_edge.runtime.serve", arguments.settings.to_json()]
     return os.execv(sys.executable, command)  # noqa: S606
 
 
 def _check(arguments: Arguments) -> int:
-    """Print everything that is wrong, one line each."""
-    code = 0
-    for error in find_problems(arguments.settings, arguments.options):
-        print(error)
-        code = code or error.exit_code
-    if not code:
-        print("nothing is wrong")
-    return code
+    """Print everything that is wrong, one line each; the exit code of the first."""
+    found = list(find_problems(arguments.settings, arguments.options, _progress))
+    for error in found:
+        print(f"error: {one_line(str(error))}", file=sys.stderr, flush=True)
+    return found[0].exit_code if found else 0
+
+
+def _progress(name: str, done: int, total: int) -> None:
+    """Of a bundle that is checked for the first time: for a person, and so that systemd waits."""
+    show_hashing(name, done, total)
+    notify(f"EXTEND_TIMEOUT_USEC={SELF_TEST_SECONDS if name == 'self-test' else HASH_SECONDS}000000")

@@ -15,6 +15,14 @@ class Bodies:
 
     def __init__(self) -> None:
         self._held = 0
+        self._stopped = False
+        self._limits: set[asyncio.Timeout] = set()
+
+    def stop(self) -> None:
+        """Those that have not arrived are not waited for: `read` raises Problem."""
+        self._stopped = True
+        for limit in self._limits:
+            limit.reschedule(0)
 
     async def read(self, request: Request, limit: int, types: set[str]) -> bytes:
         """A body of one of these content types of at most `limit` bytes. Raises Problem, ClientDisconnect."""
@@ -25,10 +33,10 @@ class Bodies:
             raise Problem("content_type_wrong", "A Content-Encoding is not supported: send the body as it is.")
         if int(request.headers.get("content-length", 0)) > limit:
             raise _too_large(limit)
-        body = bytearray()
-        with self._counted(body):
+        body, limit_of_time = bytearray(), asyncio.timeout(0 if self._stopped else BODY_SECONDS)
+        with self._counted(body, limit_of_time):
             try:
-                async with asyncio.timeout(BODY_SECONDS):
+                async with limit_of_time:
                     async for part in request.stream():
                         body += part
                         self._held += len(part)
@@ -37,14 +45,18 @@ class Bodies:
                         if self._held > MAX_BODIES:
                             raise Problem("memory_full", "Too much is being uploaded at the same time.", retry_after=5)
             except TimeoutError:
+                if self._stopped:
+                    raise Problem("shutting_down", "The service is being stopped.", retry_after=30) from None
                 raise Problem("body_too_slow", f"The body did not arrive within {BODY_SECONDS} seconds.") from None
         return bytes(body)
 
     @contextmanager
-    def _counted(self, body: bytearray) -> Iterator[None]:
+    def _counted(self, body: bytearray, limit_of_time: asyncio.Timeout) -> Iterator[None]:
+        self._limits.add(limit_of_time)
         try:
             yield
         finally:
+            self._limits.discard(limit_of_time)
             self._held -= len(body)
 
 

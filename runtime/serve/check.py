@@ -1,29 +1,30 @@
-"""`skingpt serve --check`: everything that would keep the service from starting, or from answering."""
+"""Everything that would keep the service from starting, or from answering. `skingpt serve --check` does no more."""
 
 import importlib.util
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from ...engines.errors import EngineError, EngineUnavailable, SkinGPTError
+from ..bundle import Progress
+from ..machine import available_memory
 from ..options import Options
-from ..requirements import requirements
+from ..requirements import gigabytes, needed_memory
 from ..resolving import resolve
-from ..tuning import measured_speed
 from ..verification import open_bundle
 from .listener import listen
 from .settings import Settings
-from .token_file import read_token
+from .token_file import check_token
 
 NEEDED = ("starlette", "uvicorn", "h11", "prometheus_client", "msgspec")
 
 
-def find_problems(settings: Settings, options: Options) -> Iterator[SkinGPTError]:
-    """All that is wrong; each error has the exit code that `skingpt serve` would end with."""
+def find_problems(settings: Settings, options: Options, progress: Progress | None = None) -> Iterator[SkinGPTError]:
+    """All that is wrong; each error has the exit code that `skingpt serve` ends with. `progress`: of `open_bundle`."""
     checks: tuple[Callable[[], None], ...] = (
         check_libraries,
-        lambda: _check_bundle(settings, options),
-        lambda: _check_address(settings),
-        lambda: _check_token(Path(settings.token_file or "")),
+        lambda: check_address(settings),
+        lambda: check_token(Path(settings.token_file or "")),
+        lambda: check_bundle(settings, options, progress),
     )
     for check in checks:
         try:
@@ -39,21 +40,19 @@ def check_libraries() -> None:
         raise EngineUnavailable(f"not installed: {', '.join(missing)}: pip install 'skingpt-edge[serve]'")
 
 
-def _check_bundle(settings: Settings, options: Options) -> None:
-    bundle = open_bundle(Path(settings.bundle), verify=settings.verify)
-    setup = resolve(bundle, options)
-    found = requirements(bundle, setup, measured_speed(bundle, setup))
-    if not found.fits:
-        raise EngineError(f"{found.sentence()} Lower --conversations or --context, or take a smaller bundle.")
+def check_bundle(settings: Settings, options: Options, progress: Progress | None = None) -> None:
+    """Raises BundleError, EngineError if it does not fit into memory, InputError for options that cannot be had."""
+    bundle = open_bundle(Path(settings.bundle), verify=settings.verify, progress=progress)
+    needed, free = needed_memory(bundle, resolve(bundle, options)), available_memory()
+    if free is not None and needed > free:
+        raise EngineError(
+            f"too little memory: {options.conversations} conversations at once need {gigabytes(needed)}, and only "
+            f"{gigabytes(free)} are free: lower --conversations or --context, or take a smaller bundle"
+        )
 
 
-def _check_address(settings: Settings) -> None:
+def check_address(settings: Settings) -> None:
+    """Raises EngineError if it is taken, InputError if it cannot be used."""
     listen(settings.port, settings.socket_path).close()
     if path := settings.socket_path:
         path.unlink()
-
-
-def _check_token(path: Path) -> None:
-    """A token file that is not there yet is made at the first start, if its folder can be."""
-    if path.exists() or path.is_symlink():
-        read_token(path)

@@ -1,5 +1,6 @@
 """The one address that the service listens on: 127.0.0.1, or a Unix socket of its owner alone."""
 
+import errno
 import os
 import socket
 import stat
@@ -10,6 +11,10 @@ from ...engines.errors import EngineError, InputError
 
 HOST = "127.0.0.1"
 BACKLOG = 128
+ADVICE = {
+    errno.EADDRINUSE: "another program uses it: give another --port, or stop that program",
+    errno.EACCES: "this user may not: give a --port of 1024 or more",
+}
 
 
 def listen(port: int, path: Path | None) -> socket.socket:
@@ -25,8 +30,8 @@ def _listen_loopback(port: int) -> socket.socket:
         listener.listen(BACKLOG)
     except OSError as error:
         listener.close()
-        advice = "another program uses it: give another --port, or stop that program"
-        raise EngineError(f"port {port} of {HOST} cannot be opened: {error.strerror}: {advice}") from None
+        reason = ADVICE.get(error.errno or 0, error.strerror)
+        raise EngineError(f"port {port} of {HOST} cannot be opened: {reason}") from None
     return listener
 
 
@@ -56,10 +61,15 @@ def _clear(path: Path) -> None:
     if not stat.S_ISSOCK(mode):
         raise InputError(f"{path} is there already, and is no socket: give another --socket")
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.settimeout(1)  # a service that is stopped in a debugger takes no more connections
         try:
             probe.connect(str(path))
-        except OSError:
+        except ConnectionRefusedError:
             with suppress(OSError):
                 path.unlink()
             return
+        except TimeoutError:
+            pass
+        except OSError as error:  # for instance another user's
+            raise InputError(f"the socket {path} cannot be made: {error.strerror or error}") from None
     raise EngineError(f"the socket {path} is in use: another service is running")

@@ -7,6 +7,7 @@ import json
 import logging
 import sys
 import time
+from contextlib import suppress
 from datetime import UTC, datetime
 
 FIELDS = {
@@ -21,7 +22,8 @@ def log(event: str, *, level: str = "info", **fields: object) -> None:
         raise ValueError(f"not a field of the log: {sorted(extra)}")
     now = datetime.now(UTC).isoformat(timespec="milliseconds")
     line = {"time": now, "level": level, "event": event, **{k: v for k, v in fields.items() if v is not None}}
-    print(json.dumps(line), file=sys.stderr, flush=True)
+    with suppress(OSError):  # a full disk, or a reader that has gone: requests are answered all the same
+        print(json.dumps(line), file=sys.stderr, flush=True)
 
 
 class Stopwatch:

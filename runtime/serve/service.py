@@ -33,6 +33,11 @@ class Service:
         self.metrics = Metrics(gauges)
         self.model.on_restart = self.metrics.restart
 
+    def stop(self) -> None:
+        """Every request ends with an error."""
+        self.bodies.stop()
+        self.model.stop()
+
     async def photo(self, data: bytes) -> Photo:
         """Decode a photo. Raises Problem."""
         await self.model.until_ready()  # which says what size the model wants
@@ -69,13 +74,9 @@ class Service:
             async with aclosing(self.model.ask(asked, fields, session.photo.pixels)) as events:
                 async for event in events:
                     if event["kind"] == "answer":
-                        self._note(session, event["answer"], config)
+                        self.metrics.answer(event["answer"])
+                        session.remember(event["answer"], event["turn"])
                     yield event
-
-    def _note(self, session: Session, answer: Mapping[str, Any], config: Mapping[str, Any]) -> None:
-        self.metrics.answer(answer)
-        if not config.get("stop"):
-            session.remember(answer)
 
 
 def own_memory() -> float:

@@ -1,6 +1,7 @@
 """What `skingpt serve` was asked for, and the fixed limits of the service."""
 
 import json
+import signal
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Self
@@ -27,6 +28,8 @@ HEARTBEAT_SECONDS = 10  # of an event stream in which nothing happens
 READY_SECONDS = 60  # that a request waits for a model that is being loaded
 LOAD_SECONDS = 900
 STOP_SECONDS = 10
+
+STOP_SIGNALS = {getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGHUP") if hasattr(signal, name)}
 
 
 @dataclass(frozen=True)
