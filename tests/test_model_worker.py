@@ -1,0 +1,173 @@
+"""The process that holds the model, spoken to as the server does. All that it says comes in one order."""
+
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+
+import pytest
+from service import PICTURES
+from skingpt_edge.runtime import GenerationConfig, SkinGPT
+from skingpt_edge.runtime.bundle import default_bundle
+from skingpt_edge.runtime.prepared_photo import PreparedPhoto, prepare_photo
+from skingpt_edge.runtime.scheduler import CHUNK
+from skingpt_edge.runtime.serve.framing import Message, receive, send
+
+PHOTOS = [prepare_photo(picture.read_bytes(), picture.name, 224) for picture in PICTURES]
+QUESTION = "What does this show?"
+
+
+class Worker:
+    """A process that is ready."""
+
+    def __init__(self, **options: object) -> None:
+        self.channel, theirs = socket.socketpair()
+        self.channel.settimeout(120)
+        with theirs:
+            self.process = subprocess.Popen(
+                [sys.executable, "-P", "-m", "skingpt_edge.runtime.serve.model_worker"], stdin=theirs.fileno()
+            )
+        given = {"conversations": 4, **options}
+        send(self.channel, "open", bundle=str(default_bundle()), options=given, verify=False, together=True)
+        self.about = self.next("ready").header["about"]
+
+    def next(self, *kinds: str) -> Message:
+        """The next message of one of these kinds, or the next of all."""
+        while message := receive(self.channel):
+            if not kinds or message.kind in kinds:
+                return message
+        raise AssertionError(f"it ended with {self.process.wait()}")
+
+    def until_end(self, number: int) -> list[dict]:
+        """All messages until this request's last one, which is among them."""
+        found: list[dict] = []
+        while not found or not (found[-1].get("id") == number and found[-1]["kind"] in ("end", "error")):
+            found.append(self.next().header)
+        return found
+
+    def ask(self, number: int, photo: PreparedPhoto, questions: list[str] | None = None, **more: object) -> None:
+        asked = [{"section": "Answer", "question": question} for question in questions or [QUESTION]]
+        fields = {"turns": [], "questions": asked, "config": {}, "choices": 1, **more}
+        send(self.channel, "ask", photo.pixels.tobytes(), id=number, photo=photo.description(), **fields)
+
+    def close(self) -> int:
+        self.channel.close()
+        return self.process.wait(timeout=60)
+
+
+@pytest.fixture
+def worker() -> Iterator[Worker]:
+    found = Worker()
+    yield found
+    assert found.close() == 0
+
+
+def endless(tokens: int) -> dict:
+    """An answer that goes on for so many tokens."""
+    return {"config": {"max_new_tokens": tokens, "temperature": 2.0, "top_p": 1.0, "seed": 3}}
+
+
+@pytest.fixture(scope="module")
+def model() -> Iterator[SkinGPT]:
+    with SkinGPT.open() as found:
+        yield found
+
+
+def test_the_photos_have_the_models_size(worker):
+    assert worker.about["image_size"] == len(PHOTOS[0].pixels)
+
+
+def test_a_new_photo_stops_another_answer_for_one_chunk_at_most(worker):
+    """Between two pieces of one answer at most a chunk of another's prompt is computed, and photos meanwhile."""
+    worker.ask(1, PHOTOS[0], [QUESTION] * 6)
+    while worker.next("text").header["id"] != 1:
+        pass
+    worker.ask(2, PHOTOS[1], [QUESTION + " And tell me more about it." * 12])
+    before, largest, during_vision, vision = 0, 0, 0, False
+    for event in worker.until_end(2):
+        if event["id"] == 1 and event["kind"] == "text":
+            before = None
+            during_vision += vision
+        elif event["id"] == 2 and event["kind"] == "stage":
+            if event["stage"] == "vision_encoder":
+                vision = event["done"] == 0
+            elif before is None:
+                before = event["done"]
+            else:
+                largest = max(largest, event["done"] - before)
+    assert during_vision, "the first answer stood still while the photo was encoded"
+    assert largest <= CHUNK
+    worker.until_end(1)
+
+
+def test_a_cancel_takes_effect_after_the_token_that_is_being_computed(worker):
+    worker.ask(1, PHOTOS[0], [QUESTION] * 20)
+    worker.next("text")
+    send(worker.channel, "cancel", id=1)
+    events = worker.until_end(1)
+    assert events[-1]["kind"] == "end" and events[-1]["report"] is None
+    assert sum(event["kind"] == "text" for event in events) < 60  # of about 400; some were on their way
+    worker.ask(2, PHOTOS[0])
+    assert worker.until_end(2)[-1]["report"]
+
+
+def test_a_cancel_before_the_photo_is_encoded_ends_the_request(worker):
+    for number, photo in enumerate(PHOTOS):
+        worker.ask(number, photo)
+        send(worker.channel, "cancel", id=number)
+    ended = [worker.next("end", "error").header for _ in PHOTOS]
+    assert {event["id"] for event in ended} == set(range(len(PHOTOS)))
+    worker.ask(99, PHOTOS[0])
+    assert worker.until_end(99)[-1]["report"]
+
+
+def test_choices_are_the_samples_of_the_model_in_process(worker, model):
+    config = {"temperature": 1.0, "seed": 7, "max_new_tokens": 12}
+    worker.ask(1, PHOTOS[0], choices=3, config=config)
+    there = {e["choice"]: e["answer"]["token_ids"] for e in worker.until_end(1) if e["kind"] == "answer"}
+    image = model.embed_photo(PHOTOS[0])
+    here = model.samples(image, QUESTION, GenerationConfig(12, 1.0, model.defaults.top_p, 7), 3, together=False)
+    assert [there[choice] for choice in range(3)] == [list(answer.token_ids) for answer in here]
+
+
+def test_a_question_that_does_not_fit_fails_alone(worker):
+    worker.ask(1, PHOTOS[0])
+    worker.ask(2, PHOTOS[1], ["word " * 5000])
+    worker.ask(3, PHOTOS[2], [" "])
+    ended = {}
+    while len(ended) < 3:
+        event = worker.next("end", "error").header
+        ended[event["id"]] = event.get("code")
+    assert ended == {1: None, 2: "question_unusable", 3: "question_unusable"}
+
+
+def test_what_is_forgotten_is_computed_again(worker):
+    def evaluated() -> tuple[int, bool]:
+        worker.ask(1, PHOTOS[0])
+        report = worker.until_end(1)[-1]["report"]
+        return report["turns"][0]["prompt_tokens"]["evaluated"], report["image"]["cached"]
+
+    first, again = evaluated(), evaluated()
+    assert first[1] is False and again[1] is True and again[0] < first[0]
+    send(worker.channel, "forget", sha256=PHOTOS[0].sha256)
+    assert evaluated() == first
+
+
+def test_a_ping_is_answered_while_an_answer_is_generated(worker):
+    worker.ask(1, PHOTOS[0], [QUESTION] * 6)
+    worker.next("text")
+    send(worker.channel, "ping")
+    kinds = [event["kind"] for event in worker.until_end(1)]
+    assert "pong" in kinds[:-1]
+
+
+def test_a_bundle_that_cannot_be_loaded_is_said_so():
+    channel, theirs = socket.socketpair()
+    with channel, theirs:
+        process = subprocess.Popen(
+            [sys.executable, "-P", "-m", "skingpt_edge.runtime.serve.model_worker"], stdin=theirs.fileno()
+        )
+        send(channel, "open", bundle="/nowhere", options={}, verify=False, together=True)
+        message = receive(channel)
+        assert message and message.kind == "failed" and message.header["code"] == "bundle_unusable"
+        assert process.wait(timeout=60) == 1
