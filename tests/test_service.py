@@ -5,6 +5,7 @@ import os
 import signal
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -48,6 +49,17 @@ def test_a_report_is_that_of_the_model_in_process(service, model):
         assert there["image"]["notes"] == here["image"]["notes"]
         assert {*there["timings_ms"]} == {*here["timings_ms"]}
         assert there["notice"] == model.bundle.manifest.notice
+
+
+def test_a_reports_answers_are_as_long_as_the_query_says(service, model):
+    headers = {"content_type": "image/jpeg", "accept": "application/json"}
+    path = "/v1/reports?max_new_tokens=5&temperature=1&seed=3"
+    status, _, body = service.request("POST", path, PHOTO, **headers)
+    here = model.report(model.embed(PHOTO), config=replace(model.defaults, max_new_tokens=5, temperature=1.0, seed=3))
+    assert (status, turns(json.loads(body))) == (200, turns(here.to_json()))
+    for query in ("max_new_tokens=0", "temperature=hot", "colour=red", "seed=-1"):
+        status, _, body = service.request("POST", f"/v1/reports?{query}", PHOTO, **headers)
+        assert status == 400 and "hot" not in body.decode() and "red" not in body.decode()
 
 
 def test_a_reports_events_come_in_order(service):

@@ -33,10 +33,13 @@ def _without_doubles(pairs: list[tuple[str, Any]]) -> None:
         raise Problem("json_unusable", "An object of the JSON has the same name twice.")
 
 
-def convert(given: dict[str, Any], kind: type[Kind]) -> Kind:
-    """The object as `kind`, a msgspec.Struct. Raises Problem with the field that is wrong."""
+def convert(given: dict[str, Any], kind: type[Kind], *, strict: bool = True) -> Kind:
+    """The object as `kind`, a msgspec.Struct. Raises Problem with the field that is wrong.
+
+    Not `strict`, as for a query: numbers may be texts.
+    """
     try:
-        return msgspec.convert(given, kind)
+        return msgspec.convert(given, kind, strict=strict)
     except msgspec.ValidationError as error:
         raise _unusable(str(error)) from None
 

@@ -21,14 +21,23 @@ NamedEvents = AsyncGenerator[tuple[str, dict[str, Any]], None]
 IMAGES = {"image/jpeg", "image/png", "image/webp"}
 
 
-class Ask(msgspec.Struct, forbid_unknown_fields=True):
-    """The body of a question."""
+class Generation(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
+    """How answers are generated; None leaves a choice to the bundle."""
 
-    question: Annotated[str, msgspec.Meta(min_length=1)]
     max_new_tokens: Annotated[int, msgspec.Meta(ge=1, le=1 << 20)] | None = None
     temperature: Annotated[float, msgspec.Meta(ge=0, le=2)] | None = None
     top_p: Annotated[float, msgspec.Meta(gt=0, le=1)] | None = None
     seed: Annotated[int, msgspec.Meta(ge=0, le=2**32 - 1)] = 0
+
+    def config(self) -> dict[str, Any]:
+        """As the worker takes it."""
+        return {name: getattr(self, name) for name in Generation.__struct_fields__}
+
+
+class Ask(Generation, forbid_unknown_fields=True, kw_only=True):
+    """The body of a question."""
+
+    question: Annotated[str, msgspec.Meta(min_length=1)]
 
 
 class NativeApi:
@@ -38,10 +47,14 @@ class NativeApi:
         self._service = service
 
     async def report(self, request: Request) -> Response:
-        """A photo in, a report out: a new conversation with the bundle's own questions."""
+        """A photo in, a report out: a new conversation with the bundle's own questions.
+
+        The photo is the whole body, so how answers are generated stands in the query.
+        """
+        config = convert(dict(request.query_params), Generation, strict=False).config()
         session = await self._session(request)
         questions: Sequence[Mapping[str, str]] = self._service.model.about["questions"]
-        events = self._events(session, questions, {}, whole=True)
+        events = self._events(session, questions, config, whole=True)
         return await _respond(request, session, events, last="report")
 
     async def conversation(self, request: Request) -> Response:
@@ -54,9 +67,8 @@ class NativeApi:
         session = self._service.sessions.get(request.path_params["id"])
         body = await self._service.bodies.read(request, MAX_JSON, {"application/json"})
         given = convert(read_json(body), Ask)
-        config = {name: getattr(given, name) for name in ("max_new_tokens", "temperature", "top_p", "seed")}
         questions = [{"section": "Question", "question": given.question}]
-        return await _respond(request, session, self._events(session, questions, config), last="answer")
+        return await _respond(request, session, self._events(session, questions, given.config()), last="answer")
 
     async def delete(self, request: Request) -> Response:
         """Wipe a conversation."""
