@@ -14,7 +14,7 @@ and what goes out:
     ready     {about}: the model is loaded
     stage     {id, stage, done, total}: what is being done for a request
     text      {id, choice, section, text}: a piece of an answer
-    answer    {id, choice, section, answer}: an answer is whole
+    answer    {id, choice, section, answer, turn}: an answer is whole; `turn` is what a later `ask` has of it in `turns`
     end       {id, report}: a request is finished; no report if it was cancelled
     error     {id, code, detail}: a request failed
     pong      {memory}: bytes of this process
@@ -224,7 +224,7 @@ class ModelWorker:
                 on_text=lambda text, place=place: self._send("text", text=text, **place),  # type: ignore[misc]
                 sample=sample,
             )
-            self._send("answer", answer=turn_json(Section(item.section, answer)), **place)
+            self._send("answer", answer=turn_json(Section(item.section, answer)), turn=answer.turn.answer, **place)
         return conversation.answers
 
     def _tell(self, request: Request) -> None:

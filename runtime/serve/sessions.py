@@ -28,24 +28,24 @@ class Session:
     """The client sends its whole conversation each time."""
     turns: list[dict[str, Any]] = field(default_factory=list)
     """Question and answer of each turn so far, the answer as token ids."""
-    tokens: dict[tuple[str, str], list[int]] = field(default_factory=dict)
-    """The token ids of answers that were given, by question and text: a client that sends its whole conversation
-    sends text, and the prompt is to be the one that it was."""
+    given: dict[tuple[str, str], list[int] | str] = field(default_factory=dict)
+    """Answers as the next prompt has them, by question and text: a client that sends its whole conversation sends text,
+    in which special tokens are missing."""
     used: float = field(default_factory=time.monotonic)
     running: int = 0
     deleted: bool = False
     on_delete: list[Callable[[], None]] = field(default_factory=list)
     """Called when it is deleted, by requests that are being answered."""
 
-    def remember(self, answer: Mapping[str, Any]) -> None:
-        """Keep the token ids of an answer that was given."""
-        self.tokens[answer["question"], answer["text"]] = answer["token_ids"]
-        while len(self.tokens) > MAX_ANSWERS:
-            del self.tokens[next(iter(self.tokens))]
+    def remember(self, answer: Mapping[str, Any], turn: list[int] | str) -> None:
+        """Keep an answer that was given; `turn`: its token ids, or its text where they do not tell where it was cut."""
+        self.given[answer["question"], answer["text"]] = turn
+        while len(self.given) > MAX_ANSWERS:
+            del self.given[next(iter(self.given))]
 
     def turn(self, question: str, text: str) -> dict[str, Any]:
         """A turn as the worker takes it, for a question and the text of its answer."""
-        return {"question": question, "answer": self.tokens.get((question, text), text)}
+        return {"question": question, "answer": self.given.get((question, text), text)}
 
     @contextmanager
     def in_use(self, on_delete: Callable[[], None]) -> Iterator[None]:
