@@ -8,6 +8,7 @@ SkinGPTError                 base: catch this one
 ├── Cancelled                the user stopped an answer (exit code 130)
 ├── ExportError              a checkpoint cannot be turned into a bundle (exit code 4)
 │   └── ParityError          a bundle does not compute the original's function within its limits
+├── ServiceError             a running service refused or failed, or none is there (exit code 6)
 └── EngineError              a library failed while it ran (exit code 6)
     ├── EngineUnavailable    a library or device that was asked for is not there
     └── NumericalError       NaN or infinity where numbers belong: never turned into text
@@ -54,6 +55,21 @@ class ExportError(SkinGPTError):
 
 class ParityError(ExportError):
     """A bundle does not compute the original's function within its precision's limits."""
+
+
+class ServiceError(SkinGPTError):
+    """What a running service (`skingpt serve`) answered in place of a result, or that none is there."""
+
+    def __init__(
+        self, message: str, code: str = "internal_error", status: int | None = None, retry_after: int | None = None
+    ) -> None:
+        super().__init__(message)
+        self.code = code
+        """For programs; docs/embed.md lists them all."""
+        self.status = status
+        """Of HTTP; None if no service answered."""
+        self.retry_after = retry_after
+        """Seconds after which the service may have room again, if it said so."""
 
 
 class EngineError(SkinGPTError):

@@ -33,11 +33,20 @@ if TYPE_CHECKING:
         InputError,
         NumericalError,
         QuestionError,
+        ServiceError,
         SkinGPTError,
     )
     from ..engines.exclusive import Exclusive
     from .bundle import Bundle
-    from .client import Client
+    from .client import (
+        AnswerOptions,
+        Client,
+        ServedAnswer,
+        ServedConversation,
+        ServedReport,
+        StageProgress,
+        TextPiece,
+    )
     from .conversation import Answer, Conversation, Turn
     from .image_notes import Note
     from .kv_cache import Prefill
@@ -55,6 +64,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Answer",
+    "AnswerOptions",
     "Bundle",
     "BundleError",
     "Cancelled",
@@ -86,10 +96,16 @@ __all__ = [
     "Report",
     "Scheduler",
     "Section",
+    "ServedAnswer",
+    "ServedConversation",
+    "ServedReport",
+    "ServiceError",
     "Setup",
     "SkinGPT",
     "SkinGPTError",
+    "StageProgress",
     "TensorSpec",
+    "TextPiece",
     "Ticket",
     "TokenSegment",
     "Turn",
@@ -120,6 +136,7 @@ _MODULES = {
         "InputError",
         "NumericalError",
         "QuestionError",
+        "ServiceError",
         "SkinGPTError",
     ),
     "..engines.exclusive": ("Exclusive",),
@@ -138,7 +155,15 @@ _MODULES = {
     ".skingpt": ("SkinGPT",),
     ".verification": ("open_bundle",),
     ".vision": ("ImageEmbedding", "VisionModel"),
-    ".client": ("Client",),
+    ".client": (
+        "AnswerOptions",
+        "Client",
+        "ServedAnswer",
+        "ServedConversation",
+        "ServedReport",
+        "StageProgress",
+        "TextPiece",
+    ),
 }
 _HOME = {name: module for module, names in _MODULES.items() for name in names}
 

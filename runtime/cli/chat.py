@@ -58,7 +58,7 @@ def run(arguments: Arguments) -> int:
         config = arguments.generation.config(model.defaults)
         conversation = model.conversation(model.embed(data, arguments.image.name))
         if not arguments.json:
-            print(note_lines(conversation.image), end="", flush=True)
+            print(note_lines(note.text for note in conversation.image.notes), end="", flush=True)
         for question in arguments.asked or _typed():
             _ask(conversation, question, config, arguments)
         sections = [Section(f"Question {i}", answer) for i, answer in enumerate(conversation.answers, 1)]
@@ -66,7 +66,7 @@ def run(arguments: Arguments) -> int:
         if arguments.json:
             print(json.dumps(report.to_json()))
         elif sections:
-            print(f"{timings(report)}\n{printable(report.notice)}")
+            print(f"{timings(report.to_json())}\n{printable(report.notice)}")
     return 0
 
 

@@ -4,10 +4,13 @@ import json
 import sys
 import time
 from argparse import ArgumentParser, Namespace
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 from ...engines.errors import InputError
+from ..client import Client
 from ..consistency import compare, read_conditions
 from ..html_report import BEGINNING, Entry, write_html_report
 from ..image import read_image_file, thumbnail
@@ -26,7 +29,8 @@ from .arguments import (
     parse_model,
 )
 from .output_paths import check_output
-from .terminal import note_lines, show_progress, timings
+from .served import add_server, parse_client, served_report
+from .terminal import note_lines, print_heading, print_report_end, show_progress
 
 HELP = "the clinical protocol's questions about each picture"
 SAMPLING_TEMPERATURE = 1.0  # the original's
@@ -45,6 +49,8 @@ class Arguments:
     reproducible: bool
     model: Model
     generation: Generation
+    client: Client | None
+    """Of a service that answers, in place of a model in this process."""
 
 
 def configure(parser: ArgumentParser) -> None:
@@ -59,11 +65,13 @@ def configure(parser: ArgumentParser) -> None:
         "--conditions", type=Path, metavar="FILE", help="with --samples: names of conditions, one a line"
     )
     parser.add_argument("--reproducible", action="store_true", help="with --samples: one after the other, not together")
+    add_server(parser)
     add_model(parser)
     add_generation(parser)
 
 
 def parse(given: Namespace) -> Arguments:
+    client = parse_client(given, configure)
     _check_html(given)
     samples = given.samples is not None
     if samples and given.html:
@@ -82,6 +90,7 @@ def parse(given: Namespace) -> Arguments:
         reproducible=given.reproducible,
         model=parse_model(given, **room),
         generation=generation,
+        client=client,
     )
 
 
@@ -110,27 +119,38 @@ def read_questions(path: Path) -> tuple[Question, ...]:
 
 
 def run(arguments: Arguments) -> int:
-    """Answer for each picture; a picture that cannot be used does not keep the others from their reports."""
+    """Answer for each picture."""
+    if client := arguments.client:
+        generation, as_json = arguments.generation, arguments.json
+        return _each_picture(arguments, partial(served_report, client, generation=generation, as_json=as_json))
     conditions = read_conditions(arguments.conditions) if arguments.samples else ()
     entries: list[Entry] = []
-    code = 0
     with arguments.model.open() as model:
+
+        def answer(data: bytes, name: str) -> None:
+            if arguments.samples:
+                _samples(model, data, name, arguments, conditions)
+            elif (report := _report(model, data, name, arguments)) and arguments.html:
+                entries.append(Entry(thumbnail(data, name), report))
+
         try:
-            for number, path in enumerate(arguments.images, 1):
-                show_progress(f"picture {number} of {len(arguments.images)}: {path.name}")
-                try:
-                    data = read_image_file(path)
-                    if arguments.samples:
-                        _samples(model, data, path.name, arguments, conditions)
-                    elif (report := _report(model, data, path.name, arguments)) and arguments.html:
-                        entries.append(Entry(thumbnail(data, path.name), report))
-                except InputError as error:
-                    code = error.exit_code
-                    _show_error(path.name, error, as_json=arguments.json)
+            return _each_picture(arguments, answer)
         finally:  # what is finished is kept, whatever stopped the rest
             if entries and arguments.html:
                 write_html_report(arguments.html, entries)
                 show_progress(f"page: {arguments.html}")
+
+
+def _each_picture(arguments: Arguments, answer: Callable[[bytes, str], None]) -> int:
+    """The exit code; a picture that cannot be used does not keep the others from their reports."""
+    code = 0
+    for number, path in enumerate(arguments.images, 1):
+        show_progress(f"picture {number} of {len(arguments.images)}: {path.name}")
+        try:
+            answer(read_image_file(path), path.name)
+        except InputError as error:
+            code = error.exit_code
+            _show_error(path.name, error, as_json=arguments.json)
     return code
 
 
@@ -147,7 +167,7 @@ def _report(model: SkinGPT, data: bytes, name: str, arguments: Arguments) -> Rep
     current = -1
     image = model.embed(data, name)
     if not arguments.json:
-        print(note_lines(image), end="", flush=True)
+        print(note_lines(note.text for note in image.notes), end="", flush=True)
     for event in model.stream_report(image, questions, config):
         if isinstance(event, Report):
             report = event
@@ -155,16 +175,9 @@ def _report(model: SkinGPT, data: bytes, name: str, arguments: Arguments) -> Rep
             section, text = event
             while current < section:  # an answer may be empty
                 current += 1
-                gap = "\n\n" if current else "\n"
-                print(f"{gap}{printable(questions[current].section)}\n", end="")
+                print_heading(current, questions[current].section)
             print(printable(text), end="", flush=True)
-    if arguments.json:
-        print(json.dumps(report.to_json()), flush=True)
-        return report
-    dropped = max(section.answer.dropped_turns for section in report.sections)
-    if dropped:
-        print(f"\n\n({dropped} earlier turns no longer fit into the context)", end="")
-    print(f"\n\n{timings(report)}\n{printable(report.notice)}\n", flush=True)
+    print_report_end(report.to_json(), as_json=arguments.json)
     return report
 
 
@@ -175,7 +188,7 @@ def _samples(model: SkinGPT, data: bytes, name: str, arguments: Arguments, condi
         config = replace(config, temperature=SAMPLING_TEMPERATURE)
     image, together = model.embed(data, name), not arguments.reproducible
     if not arguments.json:
-        print(note_lines(image), end="", flush=True)
+        print(note_lines(note.text for note in image.notes), end="", flush=True)
     for item in arguments.questions or model.bundle.manifest.questions[:1]:
         begun = time.perf_counter()
         answers = model.samples(image, item.question, config, arguments.samples, together=together)
