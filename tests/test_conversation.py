@@ -166,7 +166,7 @@ def test_of_a_long_conversation_the_fewest_turns_go_after_few_tries(length):
     tokenize, tries = model.tokenize, []
     model.tokenize = lambda text, *, bos: (bos and tries.append(text)) or tokenize(text, bos=bos)
     conversation = converse(1, turns)
-    prompt, segments, dropped = conversation._fit("what?", 10)
+    _, segments, dropped = conversation._fit("what?", 10)
     assert len(tries) <= 2 + length.bit_length()
     sizes = [sum(map(len, converse(1, turns[gone:])._fit("what?", 1 - 10**6)[1])) + 42 for gone in range(length + 1)]
     assert dropped == next(gone for gone, size in enumerate(sizes) if size <= SYSTEM_LENGTH + 700)
