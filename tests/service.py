@@ -8,7 +8,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -23,18 +23,19 @@ SKINGPT = str(Path(sys.executable).with_name("skingpt"))
 class RunningService:
     """A service in the background, and what it wrote."""
 
-    def __init__(self, folder: Path, *options: str, bundle: Path | None = None, **environment: str) -> None:
-        """Start it on a free port; `folder` holds its token and its log."""
+    def __init__(
+        self, folder: Path, *options: str, bundle: Path | None = None, before: Sequence[str] = (), **environment: str
+    ) -> None:
+        """Start it on a free port; `folder` holds its token and its log, and `before` starts it, as strace does."""
         self.folder = folder
         self.token_file = folder / "token"
         self.log_file = folder / "log"
         self.port = 0 if "--socket" in options else free_port()
         where = [] if "--socket" in options else ["--port", str(self.port)]
-        command = [SKINGPT, "serve", *([str(bundle)] if bundle else []), *where, "--token-file", str(self.token_file)]
+        command = [*before, SKINGPT, "serve", *([str(bundle)] if bundle else []), *where]
+        command += ["--token-file", str(self.token_file), *options]
         with self.log_file.open("wb") as log:
-            self.process = subprocess.Popen(
-                [*command, *options], stderr=log, stdout=log, env={**os.environ, **environment}
-            )
+            self.process = subprocess.Popen(command, stderr=log, stdout=log, env={**os.environ, **environment})
 
     @property
     def url(self) -> str:

@@ -114,7 +114,8 @@ async def _tell_ready(service: Service) -> None:
         if model.healthy:
             notify("EXTEND_TIMEOUT_USEC=30000000")
         await asyncio.sleep(0.1)
-    notify("READY=1\nSTATUS=Ready")
+    while not notify("READY=1\nSTATUS=Ready"):
+        await asyncio.sleep(0.1)
 
 
 def main() -> int:
