@@ -148,7 +148,8 @@ def test_refusals_have_a_code_a_status_and_a_sentence(client, service):
         (lambda: client.report(b""), "image_missing", 400),
         (lambda: client.conversation(bytes(30_000_000)), "body_too_large", 413),
         (lambda: stranger.conversation(bytes(15_000_000)), "token_wrong", 401),  # answered before it is all sent
-        (lambda: client.ask("../../v1/models?", QUESTION), "route_unknown", 404),
+        (lambda: client.ask("../models", QUESTION), "route_unknown", 404),
+        (lambda: client.ask("a? b", QUESTION), "conversation_unknown", 404),
         (lambda: client.ask(client.conversation(PHOTO).id, "?" * 5000), "question_unusable", 400),
     ):
         with pytest.raises(ServiceError) as found:

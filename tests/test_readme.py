@@ -71,7 +71,7 @@ def test_on_xeons_with_amx_llama_cpp_is_built_without_it():
 
 
 def test_links_lead_to_files():
-    for name in ("README.md", "CONTRIBUTING.md", "docs/bundles.md", "docs/demonstration-model.md"):
+    for name in ("README.md", "CONTRIBUTING.md", "docs/bundles.md", "docs/demonstration-model.md", "docs/embed.md"):
         page = ROOT / name
         for link in re.findall(r"\]\(([^)#:]+)\)", page.read_text()):
             assert (page.parent / link).exists(), (name, link)
