@@ -220,7 +220,7 @@ def test_another_method_is_refused(service):
     [
         {"image_url": "string"},  # the older form
         {"tools": [], "tool_choice": "none", "logprobs": False, "frequency_penalty": 0.0, "logit_bias": {}},
-        {"response_format": {"type": "text"}, "store": False, "n": 1, "stop": None, "top_p": 1},
+        {"response_format": {"type": "text"}, "store": False, "n": 1.0, "stop": None, "top_p": 1},
         {"user": "a", "metadata": {"a": "b"}, "service_tier": "auto", "parallel_tool_calls": True},
     ],
 )

@@ -1,4 +1,4 @@
-"""Reads a request's JSON. What is wrong with it is said without quoting it."""
+"""Reads a request's JSON, and values in its query. What is wrong with them is said without quoting them."""
 
 import json
 import re
@@ -9,13 +9,14 @@ import msgspec
 from .problems import Problem
 
 Kind = TypeVar("Kind")
+NUMBER = re.compile(r"-?(0|[1-9]\d*)(\.\d+)?([eE][-+]?\d+)?", re.ASCII)
 
 
 def read_json(body: bytes) -> dict[str, Any]:
     """A JSON object in UTF-8 in which no name stands twice. Raises Problem."""
     try:
-        given = msgspec.json.decode(body)
-        json.loads(body.decode(), object_pairs_hook=_without_doubles)
+        msgspec.json.decode(body)  # stricter: no NaN, no half characters
+        given = json.loads(body.decode(), object_pairs_hook=_without_doubles, parse_float=_number)
     except msgspec.MsgspecError as error:
         said = str(error).partition(" - at ")[0]  # with the number of a byte
         raise Problem("json_unusable", f"{said}.") from None
@@ -28,18 +29,30 @@ def read_json(body: bytes) -> dict[str, Any]:
     return given
 
 
-def _without_doubles(pairs: list[tuple[str, Any]]) -> None:
-    if len({name for name, _ in pairs}) < len(pairs):
+def _without_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
         raise Problem("json_unusable", "An object of the JSON has the same name twice.")
+    return found
 
 
-def convert(given: dict[str, Any], kind: type[Kind], *, strict: bool = True) -> Kind:
-    """The object as `kind`, a msgspec.Struct. Raises Problem with the field that is wrong.
+def _number(text: str) -> float:
+    """JSON has one kind of number: 3.0 is a whole one."""
+    value = float(text)
+    return int(value) if value.is_integer() and abs(value) < 2**53 else value
 
-    Not `strict`, as for a query: numbers may be texts.
-    """
+
+def read_query(pairs: list[tuple[str, str]]) -> dict[str, Any]:
+    """The values of a query, in which no name stands twice; what is a number in JSON is one. Raises Problem."""
+    if len({name for name, _ in pairs}) < len(pairs):
+        raise Problem("value_unusable", "The query has the same name twice.")
+    return {name: _number(text) if NUMBER.fullmatch(text) else text for name, text in pairs}
+
+
+def convert(given: dict[str, Any], kind: type[Kind]) -> Kind:
+    """The object as `kind`, a msgspec.Struct. Raises Problem with the field that is wrong."""
     try:
-        return msgspec.convert(given, kind, strict=strict)
+        return msgspec.convert(given, kind)
     except msgspec.ValidationError as error:
         raise _unusable(str(error)) from None
 

@@ -8,10 +8,10 @@ import msgspec
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from .json_body import convert, read_json
+from .json_body import convert, read_json, read_query
 from .model_process import Event
 from .problems import Problem
-from .service import Service
+from .service import Service, check_question
 from .sessions import Session
 from .settings import MAX_JSON, MAX_PHOTO
 from .streams import ByteStream, event, event_stream, while_connected
@@ -37,7 +37,7 @@ class Generation(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
 class Ask(Generation, forbid_unknown_fields=True, kw_only=True):
     """The body of a question."""
 
-    question: Annotated[str, msgspec.Meta(min_length=1)]
+    question: str
 
 
 class NativeApi:
@@ -51,7 +51,7 @@ class NativeApi:
 
         The photo is the whole body, so how answers are generated stands in the query.
         """
-        config = convert(dict(request.query_params), Generation, strict=False).config()
+        config = convert(read_query(request.query_params.multi_items()), Generation).config()
         session = await self._session(request)
         questions: Sequence[Mapping[str, str]] = self._service.model.about["questions"]
         events = self._events(session, questions, config, whole=True)
@@ -67,6 +67,7 @@ class NativeApi:
         session = self._service.sessions.get(request.path_params["id"])
         body = await self._service.bodies.read(request, MAX_JSON, {"application/json"})
         given = convert(read_json(body), Ask)
+        check_question(given.question)  # before the response begins
         questions = [{"section": "Question", "question": given.question}]
         return await _respond(request, session, self._events(session, questions, given.config()), last="answer")
 

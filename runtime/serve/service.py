@@ -59,8 +59,7 @@ class Service:
         No questions: the bundle's own.
         """
         for item in questions:
-            if len(item["question"]) > MAX_QUESTION:
-                raise Problem("question_unusable", f"The question has more than {MAX_QUESTION} characters.")
+            check_question(item["question"])
         asked = Asked()
         deleted = Problem("conversation_deleted", "The conversation was deleted.")
         fields = {
@@ -77,6 +76,14 @@ class Service:
                         self.metrics.answer(event["answer"])
                         session.remember(event["answer"], event["turn"])
                     yield event
+
+
+def check_question(text: str) -> None:
+    """Raises Problem for a question that is empty or too long."""
+    if not text.strip():
+        raise Problem("question_unusable", "The question is empty.")
+    if len(text) > MAX_QUESTION:
+        raise Problem("question_unusable", f"The question has more than {MAX_QUESTION} characters.")
 
 
 def own_memory() -> float:
