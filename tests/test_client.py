@@ -26,7 +26,7 @@ from skingpt_edge.runtime import (
 )
 from support import encode, run
 
-QUESTION = "Is it contagious?"
+QUESTION = "How is the border?"
 
 
 @pytest.fixture(scope="module")

@@ -17,7 +17,7 @@ from skingpt_edge.runtime.serve.problems import OPENAI_CODES, STATUS
 from support import ROOT
 
 PAGE = (ROOT / "docs/embed.md").read_text()
-QUESTION = "Is it contagious?"
+QUESTION = "How is the border?"
 PROXIES = {f"{kind}_proxy": "http://127.0.0.1:9" for kind in ("http", "HTTP", "https", "HTTPS", "all", "ALL")}
 """Nobody listens there."""
 
