@@ -176,8 +176,8 @@ def overhead(given: argparse.Namespace) -> dict[str, Any]:
         config = replace(model.defaults, max_new_tokens=given.tokens)
         for number in range(given.rounds + 1):
             photo = new_photo(10_000 + number)
-            pair = [_timed(lambda photo=photo: _report(server, photo, given.tokens)),  # type: ignore[misc]
-                    _timed(lambda photo=photo: model.report(model.embed(photo), config=config))]  # type: ignore[misc] # fmt: skip
+            pair = [_timed(lambda photo=photo: _report(server, photo, given.tokens)),
+                    _timed(lambda photo=photo: model.report(model.embed(photo), config=config))]  # fmt: skip
             if number:  # the first pair computes the text before the photo
                 ratios.append(pair[0] / pair[1])
                 seconds.append([round(one, 4) for one in pair])
