@@ -194,6 +194,7 @@ class LlamaCppModel:
     def wipe(self) -> None:
         with self.exclusive:
             self._lib.llama_memory_clear(self._memory, True)
+            ctypes.memset(self._embedding_batch.embd, 0, self.n_batch * self.n_embd * 4)  # float32
 
     def close(self) -> None:
         self.exclusive.close()

@@ -8,6 +8,7 @@ import socket
 import sys
 
 PR_SET_PDEATHSIG, PR_SET_DUMPABLE = 1, 4
+M_ARENA_MAX = -8
 
 
 def begin() -> socket.socket:
@@ -19,6 +20,8 @@ def begin() -> socket.socket:
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if mallopt := getattr(ctypes.CDLL(None), "mallopt", None):
+        mallopt(M_ARENA_MAX, 1)  # threads' own heaps could not be cleared
     return socket.socket(fileno=os.dup(0))
 
 
@@ -27,3 +30,9 @@ def protect_memory() -> None:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_DUMPABLE, 0)
+
+
+def clear_freed_memory() -> None:
+    """Give freed memory, which may hold photos, back to the system, which clears it. With glibc only."""
+    if trim := getattr(ctypes.CDLL(None), "malloc_trim", None):
+        trim(0)

@@ -51,7 +51,7 @@ from ..sampling import GenerationConfig
 from ..scheduler import Job, Ticket
 from ..skingpt import SkinGPT
 from ..vision import ImageEmbedding
-from .child import begin
+from .child import begin, clear_freed_memory
 from .framing import Message, receive, send
 
 NAME = "photo"
@@ -111,8 +111,7 @@ class ModelWorker:
             while not self._inbox.empty():
                 self._inbox.get()()
             busy = self._scheduler.step()
-            for request in list(self._requests.values()):
-                self._tell(request)
+            self._tell_all()
 
     def _about(self) -> dict[str, Any]:
         """What the server needs to know of the model."""
@@ -192,11 +191,14 @@ class ModelWorker:
                 except (SkinGPTError, MemoryError) as raised:
                     error = raised
             self._inbox.put(lambda request=request, error=error: self._begin(request, error))  # type: ignore[misc]
+            del request  # the last photo would be held until the next one comes
 
     # The main thread.
 
     def _begin(self, request: Request, error: BaseException | None) -> None:
         """A photo is encoded; from here on the scheduler has the request."""
+        if request.image:  # also of a request that was cancelled meanwhile: the model holds it
+            self._images[request.image.sha256] = request.image
         if error:
             self._fail(request.id, error)
         elif request.cancelled or not request.image:
@@ -204,7 +206,6 @@ class ModelWorker:
         else:
             self._send("stage", id=request.id, stage="vision_encoder", done=1, total=1)
             self._to_forget.discard(request.image.sha256)
-            self._images[request.image.sha256] = request.image
             request.tickets = [self._scheduler.add(self._answers(request, i)) for i in range(request.choices)]
             if request.cancelled:  # meanwhile
                 for ticket in request.tickets:
@@ -226,6 +227,10 @@ class ModelWorker:
             )
             self._send("answer", answer=turn_json(Section(item.section, answer)), turn=answer.turn.answer, **place)
         return conversation.answers
+
+    def _tell_all(self) -> None:
+        for request in list(self._requests.values()):
+            self._tell(request)
 
     def _tell(self, request: Request) -> None:
         """What has changed for a request since the last call of the model."""
@@ -261,10 +266,14 @@ class ModelWorker:
         self._send("error", id=number, code=code, detail=detail)
 
     def _forget(self) -> None:
-        images = [image for sha256 in self._to_forget if (image := self._images.pop(sha256, None))]
-        self._to_forget.clear()
+        """Wipe what is to be forgotten, but for photos that are being encoded; those are seen to afterwards."""
+        encoding = {request.photo.sha256 for request in self._requests.values()}
+        images = [image for sha256 in self._to_forget - encoding if (image := self._images.pop(sha256, None))]
+        self._to_forget &= encoding
         if images:
             self._model.forget(*images)
+            images.clear()
+            clear_freed_memory()
 
 
 def described(error: BaseException) -> tuple[str, str]:
