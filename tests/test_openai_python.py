@@ -185,7 +185,7 @@ def test_a_follow_up_to_an_answer_with_a_stop_string_is_the_same(exact_chat, exa
         conversation = exact.conversation(image)
         if conversation.ask(QUESTION, GenerationConfig(seed=seed, **config)).finish_reason == "eos":
             break
-    there = exact_chat.create(QUESTION, seed=seed, max_tokens=12, stop="zz", **SAMPLED)
+    there = exact_chat.create(f"{QUESTION}\n", seed=seed, max_tokens=12, stop="zz", **SAMPLED)
     assert (there.choices[0].message.content, there.choices[0].finish_reason) == (conversation.answers[0].text, "stop")
     limit = GenerationConfig(max_new_tokens=12)
     assert exact_chat.create(SECOND, max_tokens=12).choices[0].message.content == conversation.ask(SECOND, limit).text
