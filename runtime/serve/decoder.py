@@ -13,6 +13,7 @@ from .logs import log
 from .problems import Problem, worker_problem
 
 AT_ONCE = 2  # photos; each may need a gigabyte
+BEGIN_SECONDS = 10  # until a process for this photo has been made
 SECONDS = 35  # a little longer than the worker gives itself
 
 
@@ -42,18 +43,7 @@ class Decoder:
     async def decode(self, data: bytes, size: int) -> Photo:
         """A JPEG, PNG or WebP file as pixels (size, size, 3). Raises Problem."""
         async with self._free:
-            ours, theirs = socket.socketpair()
-            with theirs:
-                await self._pass(theirs)
-            reader, writer = await asyncio.open_connection(sock=ours)
-            try:
-                writer.write(pack(Message({"kind": "decode", "size": size}, data)))
-                async with asyncio.timeout(SECONDS):
-                    message = await receive_async(reader)
-            except (OSError, FramingError, TimeoutError):  # TimeoutError is an OSError, too
-                message = None
-            finally:
-                writer.close()
+            message = await self._ask(Message({"kind": "decode", "size": size}, data))
         if message is None:
             log("decoder_died", level="warning")
             raise Problem("image_decoder_died", "Decoding the photo failed: save it anew as JPEG.")
@@ -61,14 +51,34 @@ class Decoder:
             raise worker_problem(message.header)
         return Photo(message.header["photo"], message.payload)
 
-    async def _pass(self, theirs: socket.socket) -> None:
+    async def _ask(self, request: Message) -> Message | None:
+        """The reply; None if the photo's decoder has died. Raises Problem.
+
+        A process that does not even begin has died or hangs for another reason than this photo, and is replaced.
+        """
+        for _ in range(2):
+            ours, theirs = socket.socketpair()
+            with ours, theirs:
+                process = await self._pass(theirs)
+                theirs.close()
+                reader, writer = await asyncio.open_connection(sock=ours)
+                try:
+                    if await _receive(reader, BEGIN_SECONDS):
+                        writer.write(pack(request))
+                        return await _receive(reader, SECONDS)
+                finally:
+                    writer.transport.abort()  # the photo's decoder ends, if it still runs
+            await self._replace(process)
+        return None
+
+    async def _pass(self, theirs: socket.socket) -> subprocess.Popen[bytes] | None:
         """Give the process a socket, on which it decodes one photo; it is started if it does not run."""
         async with self._starting:
-            if self._control and self._send(theirs):
-                return
-            await self.start()
-            if not self._send(theirs):
-                raise Problem("image_decoder_died", "The photo decoder could not be started.", retry_after=5)
+            if not self._control or not self._send(theirs):
+                await self.start()
+                if not self._send(theirs):
+                    raise Problem("image_decoder_died", "The photo decoder could not be started.", retry_after=5)
+            return self._process
 
     def _send(self, theirs: socket.socket) -> bool:
         assert self._control
@@ -97,6 +107,12 @@ class Decoder:
             started = b""
         log("decoder_started" if started else "decoder_not_started", pid=self._process.pid)
 
+    async def _replace(self, process: subprocess.Popen[bytes] | None) -> None:
+        """End a process, unless another photo has done so; the next photo starts another one."""
+        async with self._starting:
+            if self._process is process:
+                self.close()
+
     def close(self) -> None:
         """End the process; a photo that is being decoded still gets its reply."""
         if self._control:
@@ -106,3 +122,12 @@ class Decoder:
             self._process.kill()
             self._process.wait()
             self._process = None
+
+
+async def _receive(reader: asyncio.StreamReader, seconds: float) -> Message | None:
+    """The next message; None if it does not come."""
+    try:
+        async with asyncio.timeout(seconds):
+            return await receive_async(reader)
+    except (OSError, FramingError):  # TimeoutError is an OSError, too
+        return None
