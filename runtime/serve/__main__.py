@@ -14,9 +14,9 @@ import uvicorn
 from ...engines.errors import BundleError, EngineError, InputError, SkinGPTError
 from ..printable import one_line
 from .app import make_app
-from .child import protect_memory
+from .child import protect_memory, return_memory
 from .http_protocol import LimitedProtocol
-from .listener import listen
+from .listener import BACKLOG, listen
 from .logs import log, take_over_logging
 from .model_process import BundleUnusable
 from .notify import notify
@@ -44,6 +44,7 @@ async def serve(settings: Settings, listener: socket.socket, token: str) -> int:
     config = uvicorn.Config(
         make_app(service, port=port, token=token),
         http=LimitedProtocol,
+        backlog=BACKLOG,
         ws="none",
         lifespan="off",
         log_config=None,
@@ -121,6 +122,7 @@ async def _tell_ready(service: Service) -> None:
 def main() -> int:
     settings = Settings.from_json(sys.argv[1])
     protect_memory()
+    return_memory()
     take_over_logging()
     os.umask(0o077)
     try:

@@ -17,6 +17,7 @@ STATUS = {
     "route_unknown": 404,
     "method_not_allowed": 405,
     # The request cannot be used.
+    "request_malformed": 400,
     "headers_too_large": 431,
     "body_too_large": 413,
     "body_too_slow": 408,
