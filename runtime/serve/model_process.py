@@ -94,6 +94,11 @@ class ModelProcess:
         return len(self._asked) + self._waiting
 
     @property
+    def places(self) -> int:
+        """How many may be answered or wait."""
+        return int(self.about.get("conversations", 1)) + self._settings.queue
+
+    @property
     def pid(self) -> int | None:
         return self._process.pid if self._process else None
 
@@ -139,8 +144,7 @@ class ModelProcess:
     async def _admit(self) -> None:
         """Wait until the worker can be asked. Raises Problem if too many do."""
         self._check_stopping()
-        at_once = self.about.get("conversations", 1)
-        if self.requests >= at_once + self._settings.queue:
+        if self.requests >= self.places:
             raise Problem("queue_full", "Too many requests are waiting.", retry_after=5)
         self._waiting += 1
         try:
@@ -195,7 +199,10 @@ class ModelProcess:
     async def run(self) -> None:
         """Keep a process running until `stop`. Raises BundleUnusable if the first one cannot load the bundle."""
         while not self._stopping:
-            reason, detail = await self._one_process()
+            try:
+                reason, detail = await self._one_process()
+            except OSError as error:  # no process or no socket could be made: later there may be room for them
+                reason, detail = "not_started", error.strerror
             if self._stopping:
                 return
             self.restarts += 1

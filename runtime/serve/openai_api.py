@@ -133,9 +133,8 @@ class OpenAiApi:
         given = read_request(body)
         chat = read_chat(given.messages)
         del body
-        await while_connected(request, self._service.model.until_ready())
+        photo = await while_connected(request, self._service.photo(chat.photo))  # also waits for the model
         self._check_model(given.model)
-        photo = await while_connected(request, self._service.photo(chat.photo))
         session = self._service.sessions.stateless(photo)
         completion = Completion(given, self._service.model)
         events = self._service.answers(
@@ -173,7 +172,7 @@ class Completion:
             "max_new_tokens": given.max_completion_tokens or given.max_tokens,
             "temperature": given.temperature,
             "top_p": given.top_p,
-            "seed": seed,
+            "seed": 0,
             "stop": stop,
         }
 

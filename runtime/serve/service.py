@@ -22,6 +22,7 @@ class Service:
         self.bodies = Bodies()
         self.decoder = Decoder()
         self.model = ModelProcess(settings)
+        self._photos = 0
         self.sessions = Sessions(settings.idle_seconds, self.model.forget)
         gauges: dict[str, Callable[[], float]] = {
             "requests_now": lambda: self.model.requests,
@@ -39,9 +40,15 @@ class Service:
         self.model.stop()
 
     async def photo(self, data: bytes) -> Photo:
-        """Decode a photo. Raises Problem."""
-        await self.model.until_ready()  # which says what size the model wants
-        photo = await self.decoder.decode(data, self.model.about["image_size"])
+        """Decode a photo. Raises Problem, also if so many photos wait already as requests may."""
+        if self._photos >= self.model.places:
+            raise Problem("queue_full", "Too many photos are waiting.", retry_after=5)
+        self._photos += 1
+        try:
+            await self.model.until_ready()  # which says what size the model wants
+            photo = await self.decoder.decode(data, self.model.about["image_size"])
+        finally:
+            self._photos -= 1
         self.metrics.photo(photo.description["seconds"])
         return photo
 
