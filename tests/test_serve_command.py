@@ -141,7 +141,7 @@ def test_a_token_file_of_another_user_is_refused(tmp_path):
     "options",
     [
         ["--port", "65536"], ["--port", "-1"], ["--port", "x"], ["--queue", "-1"], ["--idle-minutes", "0"],
-        ["--idle-minutes", "nan"], ["--answer-seconds", "inf"], ["--hang-seconds", "1"], ["--growth-mb", "1"],
+        ["--idle-minutes", "nan"], ["--answer-seconds", "inf"], ["--hang-seconds", "1"], ["--growth-mb", "0.5"],
         ["--conversations", "0"], ["--conversations", "65"], ["--context", "1"], ["--threads", "0"],
         ["--port", "8077", "--socket", "x"], ["--host", "0.0.0.0"], [""],
     ],
