@@ -172,7 +172,7 @@ class Completion:
             "max_new_tokens": given.max_completion_tokens or given.max_tokens,
             "temperature": given.temperature,
             "top_p": given.top_p,
-            "seed": 0,
+            "seed": seed,
             "stop": stop,
         }
 
