@@ -3,7 +3,8 @@
 python -m skingpt_edge.benchmarks.tools.service_faults [--counts quick|full] [--only PART…] -o DIR
 
 Each part starts a real `skingpt serve` of the demonstration bundle. What it finds is put into DIR/faults.json and
-DIR/faults.md beside what other parts found before, and printed as a Markdown table. The exit code is 1 if something is not as it must be.
+DIR/faults.md beside what other parts found before, and printed as a Markdown table. The exit code is 1 if something is
+not as it must be.
 Linux only.
 """
 
