@@ -1,0 +1,151 @@
+"""The service survives: the parts of `service_faults` with small counts, and single faults of connections."""
+
+import asyncio
+import json
+import os
+import signal
+
+import pytest
+from skingpt_edge.benchmarks.tools.service_client import (
+    ANSWERED,
+    NATIVE,
+    Connection,
+    ask,
+    fetch,
+    new_photo,
+    outcome,
+    request,
+)
+from skingpt_edge.benchmarks.tools.service_disconnects import run_disconnects
+from skingpt_edge.benchmarks.tools.service_images import run_images
+from skingpt_edge.benchmarks.tools.service_kills import run_hangs, run_kills
+from skingpt_edge.benchmarks.tools.service_memory import run_memory
+from skingpt_edge.benchmarks.tools.service_slow import run_slow
+from skingpt_edge.benchmarks.tools.service_start import running
+
+SHORT = {"HEADER_SECONDS": 1.0, "BODY_SECONDS": 2.0, "STALL_SECONDS": 2.0, "KEEP_ALIVE_SECONDS": 1.0}
+
+
+def check(findings):
+    """Everything is as it must be, apart from how fast this machine is."""
+    assert not [one for one in findings.checks if not one.met and not one.timing], findings
+
+
+@pytest.mark.parametrize(
+    ("part", "count"), [(run_kills, 5), (run_hangs, 1), (run_disconnects, 30), (run_images, 20), (run_memory, 24)]
+)
+def test_a_part_with_a_small_count(part, count):
+    check(asyncio.run(part(count, print)))
+
+
+def test_slow_clients_and_clients_that_do_not_read():
+    check(asyncio.run(run_slow(3, print, limits=SHORT, reports=8)))
+
+
+def test_a_large_photo_that_is_refused_is_told_why():
+    """And not only that its connection was reset: the rest of the photo is taken first."""
+
+    async def answers():
+        async with running() as service:
+            data = request(service, "POST", "/v1/reports", bytes(25_000_000), "Content-Type: image/jpeg")
+            for wrong in (
+                data,
+                data.replace(service.token.encode(), b"wrong"),
+                data.replace(b"image/jpeg", b"text/html"),
+            ):
+                yield await fetch(service, wrong)
+
+    found = asyncio.run(collected(answers()))
+    assert [(one.status, one.json()["code"]) for one in found] == [
+        (413, "body_too_large"), (401, "token_wrong"), (415, "content_type_wrong")
+    ]  # fmt: skip
+
+
+def test_what_is_no_http_request_is_answered_with_a_code():
+    requests = {
+        # A browser that speaks TLS, and a client that speaks HTTP/2.
+        b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n\r\n": (400, "request_malformed"),
+        b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n": (421, "host_not_allowed"),
+        b"GET /healthz HTTP/1.1\r\nHost: x\r\nBad Name: y\r\n\r\n": (400, "request_malformed"),
+        b"GET /healthz HTTP/1.1\r\nHost: x\r\nX-Long: " + b"a" * 40_000: (431, "headers_too_large"),
+        b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n": (400, "request_malformed"),
+    }
+
+    async def answers():
+        async with running() as service:
+            for data in requests:
+                yield await fetch(service, data, seconds=10)
+
+    found = asyncio.run(collected(answers()))
+    assert [(one.status, one.json()["code"]) for one in found] == list(requests.values())
+    assert all(one.headers["content-type"] == "application/problem+json" for one in found)
+
+
+def test_a_body_that_nobody_wants_does_not_hold_a_connection():
+    """The answer does not wait for it, so no other time limit sees it."""
+
+    async def closed():
+        async with running(limits=SHORT) as service:
+            connection = await Connection.open(service)
+            head = request(service, "GET", "/healthz", b"a", "X-Waits: no")
+            await connection.send(head.replace(b"Content-Length: 1", b"Content-Length: 1000000"))
+            for _ in range(100):
+                try:
+                    await connection.send(b"a")
+                except OSError:
+                    return True
+                await asyncio.sleep(0.1)
+            return False
+
+    assert asyncio.run(closed())
+
+
+def test_a_photo_of_a_client_that_left_is_not_decoded_on():
+    """Counted in `run_images`; here one that reset its connection before the decoder had all of the photo."""
+
+    async def left():
+        async with running() as service:
+            for _ in range(10):
+                connection = await Connection.open(service)
+                await connection.send(ask(service, NATIVE, new_photo(1) + bytes(15_000_000)))
+                connection.close(reset=True)
+            return await service.until(lambda: not service.decoding_pids(), 5)
+
+    assert asyncio.run(left())
+
+
+def test_more_connections_than_open_files_do_not_keep_the_model_from_starting_again():
+    async def end():
+        async with running(files=200) as service:
+            connections = [await Connection.open(service) for _ in range(250)]
+            os.kill(service.worker_pid(), signal.SIGKILL)
+            ready = await service.until(lambda: len(service.events("worker_ready")) == 2, 30)
+            for connection in connections:
+                connection.close()
+            await service.until(lambda: not service.held(), 10)
+            return ready, (await outcome(service, NATIVE, ask(service, NATIVE, new_photo(1)))).end
+
+    assert asyncio.run(end()) == (True, ANSWERED)
+
+
+def test_photos_that_wait_for_a_decoder_are_limited():
+    """In number, as questions are: each may have 20 MB."""
+
+    async def codes():
+        async with running() as service:
+            os.kill(service.decoder_pid(), signal.SIGSTOP)
+            data = ask(service, NATIVE, new_photo(1))
+            tasks = [asyncio.create_task(fetch(service, data)) for _ in range(20)]
+            done, waiting = await asyncio.wait(tasks, timeout=3)
+            os.kill(service.decoder_pid(), signal.SIGCONT)
+            rest = await asyncio.gather(*waiting)
+            return [json.loads(task.result().body)["code"] for task in done], [one.status for one in rest]
+
+    refused, rest = asyncio.run(codes())
+    assert set(refused) == {"queue_full"}
+    assert len(rest) == 12
+    assert set(rest) == {200}
+
+
+async def collected(items):
+    return [item async for item in items]
