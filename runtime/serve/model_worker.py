@@ -161,6 +161,8 @@ class ModelWorker:
             self._fail(header["id"], error)
             return
         self._requests[request.id] = request
+        # In the order of the messages: a photo that is asked about anew stays, one that is deleted meanwhile does not.
+        self._inbox.put(lambda: self._to_forget.discard(request.photo.sha256))
         self._to_embed.put(request)
 
     def _on_cancel(self, message: Message) -> None:
@@ -205,7 +207,6 @@ class ModelWorker:
             self._end(request)
         else:
             self._send("stage", id=request.id, stage="vision_encoder", done=1, total=1)
-            self._to_forget.discard(request.image.sha256)
             request.tickets = [self._scheduler.add(self._answers(request, i)) for i in range(request.choices)]
             if request.cancelled:  # meanwhile
                 for ticket in request.tickets:
