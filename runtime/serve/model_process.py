@@ -127,7 +127,8 @@ class ModelProcess:
         while True:
             left = None if deadline is None else max(deadline - time.monotonic(), 0)
             try:
-                event = await asyncio.wait_for(asked.events.get(), left)
+                async with asyncio.timeout(left):  # Python 3.11's wait_for loses a cancellation when an event comes
+                    event = await asked.events.get()
             except TimeoutError:
                 seconds = self._settings.answer_seconds
                 raise Problem("answer_too_slow", f"The answer took more than {seconds:.0f} seconds.") from None
