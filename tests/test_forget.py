@@ -1,7 +1,4 @@
-"""What is forgotten of a picture is gone: embeddings, KV cache, pixels. What is not forgotten stays as it was."""
-
-import re
-from pathlib import Path
+"""What is forgotten of a picture is gone: embeddings and KV cache. What is not forgotten stays as it was."""
 
 import numpy as np
 import pytest
@@ -160,19 +157,3 @@ def test_a_photo_that_is_asked_about_again_at_once_is_not_lost(worker):
     worker.ask(2, PHOTOS[0])
     send(worker.channel, "forget", sha256=PHOTOS[0].sha256)
     assert worker.until_end(2)[-1]["kind"] == "end"
-
-
-def memory_holds(pid: int, pieces: list[bytes]) -> list[bool]:
-    """Whether each of these is anywhere in the memory that a process has written."""
-    found = [False] * len(pieces)
-    with Path(f"/proc/{pid}/maps").open() as maps, Path(f"/proc/{pid}/mem").open("rb", buffering=0) as memory:
-        for line in maps:
-            if mapped := re.match(r"([0-9a-f]+)-([0-9a-f]+) rw", line):
-                start, end = (int(number, 16) for number in mapped.groups())
-                memory.seek(start)
-                try:
-                    data = memory.read(end - start)
-                except OSError:  # the kernel's own
-                    continue
-                found = [was or piece in data for was, piece in zip(found, pieces, strict=True)]
-    return found
