@@ -114,8 +114,20 @@ def core_limits(service: RunningService) -> list[str]:
     return [re.sub(" +", " ", next(line for line in text.splitlines() if "core" in line)) for text in found]
 
 
-def kill_worker(service: RunningService) -> None:
-    os.kill(service.worker(), signal.SIGKILL)
+def visit_and_kill(patient: Patient, number: int, delay: float) -> None:
+    """A request during which, most of the time, the worker is killed; until there is another worker."""
+    service = patient.service
+    killer = Timer(delay, os.kill, [service.worker(), signal.SIGKILL])
+    before = starts(service)
+    killer.start()
+    patient.visit(number)
+    killer.join()
+    while starts(service) == before:
+        time.sleep(0.05)
+
+
+def starts(service: RunningService) -> int:
+    return [line["event"] for line in service.log].count("worker_ready")
 
 
 def run(folder: Path, requests: int, kills: int, seconds: float) -> dict[str, Any]:
@@ -133,12 +145,10 @@ def run(folder: Path, requests: int, kills: int, seconds: float) -> dict[str, An
         patient, limits = Patient(service), core_limits(service)
         killed = set(draw.sample(range(1, requests), kills))
         for number in range(requests):
-            killer = Timer(draw.uniform(0, 1), kill_worker, [service])
             if number in killed:
-                killer.start()
-            patient.visit(number)
-            if number in killed:
-                killer.join()
+                visit_and_kill(patient, number, draw.uniform(0, 0.3))
+            else:
+                patient.visit(number)
         end = time.monotonic() + seconds
         while time.monotonic() < end:
             time.sleep(1)
