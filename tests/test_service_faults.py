@@ -19,7 +19,7 @@ from skingpt_edge.benchmarks.tools.service_client import (
 from skingpt_edge.benchmarks.tools.service_disconnects import run_disconnects
 from skingpt_edge.benchmarks.tools.service_images import run_images
 from skingpt_edge.benchmarks.tools.service_kills import run_hangs, run_kills
-from skingpt_edge.benchmarks.tools.service_memory import run_memory
+from skingpt_edge.benchmarks.tools.service_memory import MOST_GROWTH, MOST_SLOPE, memory_growth, run_memory
 from skingpt_edge.benchmarks.tools.service_slow import run_slow
 from skingpt_edge.benchmarks.tools.service_start import running
 
@@ -42,23 +42,33 @@ def test_slow_clients_and_clients_that_do_not_read():
     check(asyncio.run(run_slow(3, print, limits=SHORT, reports=8)))
 
 
-def test_a_large_photo_that_is_refused_is_told_why():
-    """And not only that its connection was reset: the rest of the photo is taken first."""
+def test_the_end_of_an_answer_that_is_not_read_does_not_hold_a_connection():
+    """Even if it is so short that the application has nothing to wait for, and closes the connection."""
 
-    async def answers():
-        async with running() as service:
-            data = request(service, "POST", "/v1/reports", bytes(25_000_000), "Content-Type: image/jpeg")
-            for wrong in (
-                data,
-                data.replace(service.token.encode(), b"wrong"),
-                data.replace(b"image/jpeg", b"text/html"),
-            ):
-                yield await fetch(service, wrong)
+    async def all_closed():
+        async with running(limits=SHORT) as service:
+            connections = [await Connection.open(service, small=True) for _ in range(8)]
+            for number, connection in enumerate(connections):  # one of them has the end in the server's own buffer
+                await connection.send(request(service, "GET", "/healthz") * (250 + 50 * number))
+            ports = {connection.port for connection in connections}
+            closed = await service.until(lambda: not ports & service.held(), 15)
+            for connection in connections:
+                connection.close()
+            return closed
 
-    found = asyncio.run(collected(answers()))
-    assert [(one.status, one.json()["code"]) for one in found] == [
-        (413, "body_too_large"), (401, "token_wrong"), (415, "content_type_wrong")
-    ]  # fmt: skip
+    assert asyncio.run(all_closed())
+
+
+def test_a_large_photo_that_is_refused_is_told_why(service):
+    """And not only that its connection was reset: many clients send all of it before they read anything."""
+    photo = bytes(25_000_000)
+    for status, code, options in (
+        (413, "body_too_large", {"content_type": "image/jpeg"}),
+        (401, "token_wrong", {"content_type": "image/jpeg", "token": "wrong"}),
+        (415, "content_type_wrong", {"content_type": "text/html"}),
+    ):
+        found, _, body = service.request("POST", "/v1/reports", photo, **options)
+        assert (found, json.loads(body)["code"]) == (status, code)
 
 
 def test_what_is_no_http_request_is_answered_with_a_code():
@@ -95,6 +105,7 @@ def test_a_body_that_nobody_wants_does_not_hold_a_connection():
                 except OSError:
                     return True
                 await asyncio.sleep(0.1)
+            connection.close()
             return False
 
     assert asyncio.run(closed())
@@ -112,6 +123,18 @@ def test_a_photo_of_a_client_that_left_is_not_decoded_on():
             return await service.until(lambda: not service.decoding_pids(), 5)
 
     assert asyncio.run(left())
+
+
+def test_a_photo_that_its_decoding_process_has_not_begun_with_is_given_to_the_next_one():
+    async def end():
+        async with running() as service:
+            os.kill(service.decoder_pid(), signal.SIGSTOP)
+            asked = asyncio.create_task(outcome(service, NATIVE, ask(service, NATIVE, new_photo(1))))
+            await asyncio.sleep(0.5)
+            os.kill(service.decoder_pid(), signal.SIGKILL)
+            return (await asked).end, len(service.events("decoder_started"))
+
+    assert asyncio.run(end()) == (ANSWERED, 2)
 
 
 def test_more_connections_than_open_files_do_not_keep_the_model_from_starting_again():
@@ -145,6 +168,16 @@ def test_photos_that_wait_for_a_decoder_are_limited():
     assert set(refused) == {"queue_full"}
     assert len(rest) == 12
     assert set(rest) == {200}
+
+
+def test_growth_is_told_from_warming_up():
+    """Memory that grows at first is flat afterwards; memory that grows by 10 kB a request is not."""
+    flat = [{"requests": n, "server": 50e6 + min(n, 300) * 1e5} for n in range(20, 2001, 20)]
+    growing = [{"requests": n, "server": 50e6 + n * 1e4} for n in range(20, 2001, 20)]
+    assert max(map(abs, memory_growth(flat, "server", 400))) < 1
+    slope, total = memory_growth(growing, "server", 400)
+    assert slope == pytest.approx(MOST_SLOPE * 2)
+    assert total > MOST_GROWTH
 
 
 async def collected(items):

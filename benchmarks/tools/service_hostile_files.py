@@ -152,7 +152,9 @@ def _unpacked(size: int, side: int) -> Iterator[HostileFile]:
     """Small files that become large: of `size` bytes, or pictures with `side` pixels a side."""
     small = [_header(64, 64), _chunk(b"IDAT", zlib.compress((b"\0" + bytes(range(192))) * 64))]
     large = _zeros(size)
-    yield HostileFile("unpacked", "PNG with too many pixels", _png(small[0], _chunk(b"IDAT", large)))
+    yield HostileFile(
+        "unpacked", "PNG with too many pixels", _png(small[0], _chunk(b"IDAT", large)), may_be_answered=True
+    )
     for name, head in ((b"iCCP", b"p\0\0"), (b"zTXt", b"t\0\0"), (b"iTXt", b"t\0\1\0\0\0")):
         data = _png(small[0], _chunk(name, head + large), small[1])
         yield HostileFile("unpacked", f"PNG, packed: {name.decode()}", data, may_be_answered=True)

@@ -35,14 +35,14 @@ async def run_memory(count: int, say: Say) -> Findings:
     if count < 1000:  # too few to tell growth from warming up
         return found
     for name in PROCESSES:
-        slope, growth = _growth(samples, name, int(count * WARM))
+        slope, growth = memory_growth(samples, name, int(count * WARM))
         found.most_bytes(f"{name}: growth in a thousand requests", slope, MOST_SLOPE)
         found.most_bytes(f"{name}: growth after the first {WARM:.0%} of the requests", growth, MOST_GROWTH)
         found.more[f"{name}: bytes in a thousand requests"] = round(slope)
     return found
 
 
-def _growth(samples: Sequence[Mapping[str, float]], name: str, first: int) -> tuple[float, float]:
+def memory_growth(samples: Sequence[Mapping[str, float]], name: str, first: int) -> tuple[float, float]:
     """Bytes in a thousand requests by least squares, and from the first warm samples to the last ones."""
     warm = [(one["requests"], one[name]) for one in samples if one["requests"] >= first]
     requests, sizes = np.array(warm).T
