@@ -5,6 +5,7 @@ import http.client
 import json
 import os
 import pty
+import re
 import shutil
 import signal
 import socket
@@ -21,8 +22,9 @@ from skingpt_edge.engines.errors import InputError
 from skingpt_edge.runtime.bundle import default_bundle
 from skingpt_edge.runtime.machine import process_family
 from skingpt_edge.runtime.serve.logs import FIELDS
+from skingpt_edge.runtime.serve.problems import STATUS
 from skingpt_edge.runtime.serve.token_file import check_token, get_token
-from support import run
+from support import ROOT, run
 
 LONG_ANSWER = json.dumps({"question": "What is this?", "max_new_tokens": 400}).encode()
 TOKEN = "t" * 40
@@ -482,3 +484,15 @@ def test_requests_are_answered_when_nobody_reads_the_log_any_more(tmp_path, argu
     finally:
         process.terminate()
         assert process.wait(timeout=60) == 0
+
+
+def test_the_manual_names_every_option_event_and_code():
+    manual = (ROOT / "docs/service.md").read_text()
+    source = "".join(path.read_text() for path in sorted((ROOT / "runtime/serve").glob("*.py")))
+    options = set(re.findall(r"--[a-z-]+", run("skingpt", "serve", "--help").stdout)) - {"--help"}
+    events = set(re.findall(r'\blog(?:_error)?\("(\w+)"', source)) | {"decoder_not_started"}
+    assert len(options) > 15 and len(events) > 8
+    named = set(re.findall(r"`([^`]+)`", manual))
+    assert {*options, *events, *STATUS} - named == set()
+    tabled = set(re.findall(r"`(\w+)`", manual[manual.index("## What an error code means") :]))
+    assert tabled >= STATUS.keys()
