@@ -149,8 +149,13 @@ def test_what_is_forgotten_is_computed_again(worker):
 
     first, again = evaluated(), evaluated()
     assert first[1] is False and again[1] is True and again[0] < first[0]
-    send(worker.channel, "forget", sha256=PHOTOS[0].sha256)
-    assert evaluated() == first
+    for _ in range(20):  # a photo that is asked about again before the process got round to it stays
+        send(worker.channel, "forget", sha256=PHOTOS[0].sha256)
+        send(worker.channel, "ping")
+        worker.next("pong")
+        if evaluated() == first:
+            return
+    pytest.fail("the photo is still held")
 
 
 def test_a_ping_is_answered_while_an_answer_is_generated(worker):

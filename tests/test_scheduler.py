@@ -195,8 +195,8 @@ def test_one_after_the_other_is_bit_identical_to_running_alone(demo):
 
 def test_the_same_picture_is_encoded_once(demo, monkeypatch):
     encoded = []
-    plain = demo.vision.embed
-    monkeypatch.setattr(demo.vision, "embed", lambda data, name: encoded.append(name) or plain(data, name))
+    plain = demo.vision.embed_photo
+    monkeypatch.setattr(demo.vision, "embed_photo", lambda photo, name: encoded.append(name) or plain(photo, name))
     data = PICTURES[3].read_bytes()
     demo._images.clear()
     first, again = demo.embed(data, "a.jpg"), demo.embed(data, "b.jpg")
