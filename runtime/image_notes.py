@@ -7,6 +7,7 @@ on usual drawings hardly ever. docs/photos.md has the figures.
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image, ImageFilter
 
 from ..engines.base import Array
@@ -58,19 +59,18 @@ SMALL = Note(
 )
 
 
-def quality_notes(image: Image.Image) -> tuple[Note, ...]:
-    """What of an RGB picture may make its answers worse."""
-    seen = image.resize((SIDE, SIDE), Image.Resampling.BICUBIC, reducing_gap=3.0)
-    levels = np.asarray(seen)
-    strongest, weakest = levels.max(-1), levels.min(-1)
+def quality_notes(size: tuple[int, int], pixels: NDArray[np.uint8]) -> tuple[Note, ...]:
+    """What of a picture of this width and height may make its answers worse; `pixels` is it as (SIDE, SIDE, 3)."""
+    red, green, blue = np.moveaxis(pixels, -1, 0)  # an array each: NumPy's maximum along so short an axis is slow
+    strongest, weakest = np.maximum(np.maximum(red, green), blue), np.minimum(np.minimum(red, green), blue)
     # The strongest channel, not the luminance: dark skin in good light has strong highlights, a dark photo has none.
     found = {
         NO_COLOR: np.percentile(strongest - weakest, 99) <= MOST_COLOUR,
-        THIN: max(image.size) > LONGEST * min(image.size),
+        THIN: max(size) > LONGEST * min(size),
         DARK: np.percentile(strongest, 99) < DARKEST,
         BRIGHT: (strongest >= CLIPPED).mean() > MOST_CLIPPED,
-        BLURRED: is_blurred(seen),
-        SMALL: min(image.size) < FEWEST_PIXELS,
+        BLURRED: is_blurred(Image.fromarray(pixels)),
+        SMALL: min(size) < FEWEST_PIXELS,
     }
     return tuple(note for note, true in found.items() if true)
 

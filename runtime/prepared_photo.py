@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .image import decode_photo, resize
-from .image_notes import Note, quality_notes
+from .image_notes import SIDE, Note, quality_notes
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,8 +47,8 @@ def prepare_photo(data: bytes, name: str, size: int) -> PreparedPhoto:
     """Decode a JPEG, PNG or WebP file and resize it to `size` pixels a side. Raises ImageError."""
     begun = time.perf_counter()
     photo = decode_photo(data, name)
-    notes = photo.notes + quality_notes(photo.image)
     decoded = time.perf_counter()
     pixels = resize(photo.image, size)
+    notes = photo.notes + quality_notes(photo.image.size, pixels if size == SIDE else resize(photo.image, SIDE))
     seconds = {"image_decode": decoded - begun, "preprocess": time.perf_counter() - decoded}
     return PreparedPhoto(pixels, sha256(data).hexdigest(), notes, seconds)

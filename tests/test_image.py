@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms
 from skingpt_edge.engines.errors import ImageError
-from skingpt_edge.runtime.image import MAX_BYTES, decode_image, preprocess, read_image_file, thumbnail
+from skingpt_edge.runtime.image import MAX_BYTES, decode_image, preprocess, read_image_file, resize, thumbnail
 from skingpt_edge.runtime.manifest import ImageSpec
 from skingpt_edge.runtime.png_color import BT709, SRGB_CURVE
 from skingpt_edge.runtime.rgb_profile import rgb_profile
@@ -186,6 +186,16 @@ def test_a_fifo_is_refused_without_waiting_for_it(tmp_path):
 def test_a_missing_file_is_named(tmp_path):
     with pytest.raises(ImageError, match=r"gone.jpg: cannot be opened: No such file"):
         read_image_file(tmp_path / "gone.jpg")
+
+
+@pytest.mark.parametrize("size", [(1600, 1201), (700, 903), (224, 4000), (6000, 100), (4000, 224)])
+def test_rows_that_threads_share_are_resized_as_pillow_does_it(size, monkeypatch):
+    noise = np.random.default_rng(size[0]).integers(0, 256, (size[1], size[0], 3), np.uint8)
+    image = Image.fromarray(noise)
+    expected = np.asarray(image.resize((224, 224), Image.Resampling.BICUBIC))
+    for cores in (1, 2, 3, 4, 16):
+        monkeypatch.setattr("skingpt_edge.runtime.image.logical_cpus", lambda cores=cores: cores)
+        assert (resize(image, 224) == expected).all()
 
 
 def test_pixels_are_resized_without_crop_and_normalised(photo):

@@ -11,8 +11,8 @@ from PIL import Image
 from skingpt_edge.engines.errors import ImageError
 from skingpt_edge.runtime.cli.arguments import UsageError
 from skingpt_edge.runtime.cli.diagnose import read_questions
-from skingpt_edge.runtime.image import Photo, decode_photo, thumbnail
-from skingpt_edge.runtime.image_notes import quality_notes
+from skingpt_edge.runtime.image import Photo, decode_photo, resize, thumbnail
+from skingpt_edge.runtime.image_notes import SIDE, quality_notes
 from support import DATA, encode, run
 
 PHOTOS = DATA / "photos"
@@ -35,7 +35,7 @@ def decode(path: Path) -> Photo:
 
 
 def notes(photo: Photo) -> set[str]:
-    return {note.code for note in photo.notes + quality_notes(photo.image)}
+    return {note.code for note in photo.notes + quality_notes(photo.image.size, resize(photo.image, SIDE))}
 
 
 def difference(one: Image.Image, other: Image.Image) -> float:

@@ -8,13 +8,13 @@ from PIL import Image
 from skingpt_edge.export.demo.draw import draw, random_scene
 from skingpt_edge.export.demo.evaluate import held_out_seeds
 from skingpt_edge.export.demo.robustness import DISTURBANCES, choose_scenes
-from skingpt_edge.runtime.image import decode_image
-from skingpt_edge.runtime.image_notes import quality_notes
+from skingpt_edge.runtime.image import decode_image, resize
+from skingpt_edge.runtime.image_notes import SIDE, quality_notes
 from support import ROOT
 
 
 def codes(image: Image.Image) -> set[str]:
-    return {note.code for note in quality_notes(image)}
+    return {note.code for note in quality_notes(image.size, resize(image, SIDE))}
 
 
 def test_none_on_the_pictures_of_the_package():

@@ -17,7 +17,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from ...runtime.image_notes import quality_notes
+from ...runtime.image import resize
+from ...runtime.image_notes import SIDE, quality_notes
 from ...runtime.skingpt import SkinGPT
 from .conditions import TONES
 from .draw import Scene, draw, random_scene
@@ -31,7 +32,7 @@ NOTED = {"light": ("dark", "bright"), "blur": ("blurred",), "resolution": ("smal
 
 def codes(image: Image.Image) -> list[str]:
     """The notes on a picture."""
-    return [note.code for note in quality_notes(image)]
+    return [note.code for note in quality_notes(image.size, resize(image, SIDE))]
 
 
 def lengthened(scene: Scene, length: float) -> Image.Image:
