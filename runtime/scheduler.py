@@ -2,6 +2,8 @@
 
 One call of the model for four sequences reads the weights once instead of four times. A prompt is evaluated in
 chunks. So it can be cancelled after a chunk, and other answers go on between its chunks.
+
+Prompts are first come, first served. If they took turns, all of them would be finished only when the last one is.
 """
 
 from collections import deque
@@ -13,7 +15,7 @@ from typing import Any, Generic, TypeVar
 from ..engines.base import EmbeddingSegment, Floats, LanguageModel, Segment, TokenSegment
 from ..engines.errors import EngineError
 
-CHUNK = 32  # items of a prompt evaluated in one call beside other jobs' tokens; alone a chunk is a whole batch
+CHUNK = 32  # items of a prompt evaluated in one call where other answers go on; else a chunk is a whole batch
 
 Result = TypeVar("Result")
 Job = Generator[Segment, Floats, Result]
@@ -50,6 +52,9 @@ class Ticket(Generic[Result]):
 class Scheduler:
     """Runs jobs, at most `at_once` of them at the same time, in the order in which they came.
 
+    A prompt is computed to its end before the next one begins, and before another job begins, which can then reuse it.
+    Answers that are being generated get a token between two chunks of a prompt.
+
     With `together` false each call of the model serves one job alone. Other jobs then change nothing that is computed,
     but everything takes as long as one job after the other.
 
@@ -61,7 +66,8 @@ class Scheduler:
         self._at_once = at_once
         self._together = together
         self._waiting: deque[Ticket[Any]] = deque()
-        self._active: deque[Ticket[Any]] = deque()  # its first is the next whose prompt gets a chunk evaluated
+        self._active: deque[Ticket[Any]] = deque()
+        self._prompts: deque[Ticket[Any]] = deque()  # those active jobs that wait for a prompt, in the order of that
         self._embeddings_next = True
         self._stepping = RLock()
 
@@ -107,37 +113,39 @@ class Scheduler:
             self._end(ticket)
 
     def _step(self) -> bool:
-        while self._waiting and len(self._active) < self._at_once:
+        while self._waiting and len(self._active) < self._at_once and not self._prompts:
             ticket = self._waiting.popleft()
             self._active.append(ticket)
             self._advance(ticket, None)
         if not self._active:
             return bool(self._waiting)
-        if self._together and len(self._active) > 1:
-            self._evaluate(self._choose())
-        else:
-            ticket = self._active[0]
-            self._active.rotate(-1)
-            self._evaluate([(ticket, min(ticket.remaining(), self._model.n_batch))])
+        self._evaluate(self._choose())
         return True
 
     def _choose(self) -> list[tuple["Ticket[Any]", int]]:
-        """Who is served by the next call, and with how many items."""
-        tokens = [ticket for ticket in self._active if isinstance(ticket.segment, TokenSegment)]
-        embeddings = next((t for t in self._active if isinstance(t.segment, EmbeddingSegment)), None)
-        # A call holds tokens or embeddings, never both: they take turns.
-        self._embeddings_next = not self._embeddings_next or not tokens
-        if embeddings and self._embeddings_next:
-            return [(embeddings, min(embeddings.remaining(), CHUNK))]
-        chosen = [(ticket, 1) for ticket in tokens if ticket.remaining() == 1][: self._model.n_batch]
-        room = min(CHUNK, self._model.n_batch - len(chosen))
-        for ticket in tokens:
-            count = min(ticket.remaining(), room)
-            if ticket.remaining() > 1 and count:
-                chosen.append((ticket, count))
-                room -= count
+        """Who is served by the next call, and with how many items: the first prompt, and all other answers."""
+        prompt, batch = self._prompts[0] if self._prompts else None, self._model.n_batch
+        if not self._together:
+            return self._choose_one(prompt)
+        generating = [(ticket, 1) for ticket in self._active if ticket not in self._prompts][:batch]
         self._active.rotate(-1)
-        return chosen
+        if not prompt:
+            return generating
+        if not generating:
+            return [(prompt, min(prompt.remaining(), batch))]
+        if isinstance(prompt.segment, EmbeddingSegment):
+            # A call holds tokens or embeddings, never both: they take turns.
+            self._embeddings_next = not self._embeddings_next
+            return [(prompt, min(prompt.remaining(), CHUNK))] if self._embeddings_next else generating
+        room = min(prompt.remaining(), CHUNK, batch - len(generating))
+        return [*generating, (prompt, room)] if room else generating
+
+    def _choose_one(self, prompt: "Ticket[Any] | None") -> list[tuple["Ticket[Any]", int]]:
+        """The first prompt and the answers that are being generated, in turns."""
+        chosen = next(ticket for ticket in self._active if ticket is prompt or ticket not in self._prompts)
+        self._active.remove(chosen)
+        self._active.append(chosen)
+        return [(chosen, min(chosen.remaining(), self._model.n_batch))]
 
     def _evaluate(self, chosen: list[tuple["Ticket[Any]", int]]) -> None:
         try:
@@ -170,15 +178,24 @@ class Scheduler:
             self._end(ticket, error=error)
         else:
             ticket.segment, ticket.evaluated = segment, 0
+            self._note_prompt(ticket, segment)
             if ticket.cancelled:
                 self._end(ticket)
         finally:
             ticket.running = False
 
+    def _note_prompt(self, ticket: "Ticket[Any]", segment: Segment) -> None:
+        """Whether a job now waits for a prompt. One that goes on with its prompt keeps its place."""
+        if len(segment) == 1 and isinstance(segment, TokenSegment):
+            if ticket in self._prompts:
+                self._prompts.remove(ticket)
+        elif ticket not in self._prompts:
+            self._prompts.append(ticket)
+
     def _end(self, ticket: Ticket[Result], *, result: Result | None = None, error: Exception | None = None) -> None:
         ticket.finished, ticket.result, ticket.error, ticket.segment = True, result, error, None
         ticket.job.close()
-        for queue in (self._active, self._waiting):
+        for queue in (self._active, self._waiting, self._prompts):
             if ticket in queue:
                 queue.remove(ticket)
 

@@ -61,6 +61,70 @@ def test_tokens_are_evaluated_together_and_prompts_do_not_hold_up_who_is_reading
     assert any(set(sequences) == {1, 2} for sequences in calls)
 
 
+@pytest.mark.parametrize("together", [True, False])
+def test_prompts_are_first_come_first_served_while_an_answer_goes_on(together):
+    model, scheduler, converse = start([["a"] * 200, ["b"], ["c"], ["d"]], 4, together)
+    scheduler.add(converse(0).job("first"))
+    while model.said(1) < 5:
+        scheduler.step()
+    begun = len(model.calls)
+    heard = []
+    for number in (1, 2, 3):
+        job = converse(number).job("x" * 300, on_text=lambda _, number=number: heard.append((number, len(model.calls))))
+        scheduler.add(job)
+    scheduler.run()
+    assert [number for number, _ in heard] == [1, 2, 3]
+    served = [sequence for sequences in model.calls[begun:] for sequence in sequences if sequence != 1]
+    assert len(list(itertools.groupby(served))) == 3  # each at a stretch
+    # Not only in this order: the first one's answer began when a third of the work was done.
+    assert heard[0][1] - begun < (heard[2][1] - begun) * 0.4
+    reader = [number for number, sequences in enumerate(model.calls) if 1 in sequences]
+    # One after the other, there is also a token of an answer that has just begun.
+    assert max(b - a for a, b in itertools.pairwise(reader)) <= (2 if together else 3)
+
+
+def questions(conversation, texts, log, on_text=lambda _: None):
+    """A report's job: one question after the other."""
+    for text in texts:
+        log.append(text)
+        yield from conversation.job(text, on_text=on_text)
+
+
+def test_a_job_that_waits_does_not_wait_for_all_questions_of_those_before_it():
+    _, scheduler, converse = start([["a"] * 3], 2)
+    log = []
+    scheduler.add(questions(converse(1), [f"a{i}" for i in range(9)], log))
+    scheduler.add(questions(converse(2), [f"b{i}" for i in range(9)], log))
+    scheduler.step()
+    scheduler.add(questions(converse(3), ["c"], log))
+    scheduler.add(questions(converse(4), ["d"], log))
+    scheduler.run()
+    assert log.index("b0") <= 2  # before the third question of the first
+    assert log.index("c") < log.index("d")
+    assert [text for text in log if text[0] == "b"] == [f"b{i}" for i in range(9)]
+
+
+def test_a_reports_next_question_does_not_go_before_a_prompt_that_was_there_when_it_came():
+    model, scheduler, converse = start([["a"] * 3, ["b"] * 3], 2)
+    heard = []
+    scheduler.add(questions(converse(1), ["one", "two"], [], heard.append))
+    while model.said(1) < 1:
+        scheduler.step()
+    scheduler.add(converse(2).job("x" * 600, on_text=heard.append))
+    scheduler.run()
+    assert "".join(heard).index("b") == 3
+    assert sorted("".join(heard)) == list("aaaaaabbb")
+
+
+def test_a_job_about_the_same_picture_reuses_the_prompt_before_it():
+    _, scheduler, converse = start([["a"] * 3], 3)
+    conversations = [converse(7) for _ in range(3)]
+    for conversation in conversations:
+        scheduler.add(conversation.job("what"))
+    scheduler.run()
+    assert [conversation.answers[0].prefill.evaluated for conversation in conversations][1:] == [1, 1]
+
+
 def test_one_alone_is_served_alone_when_asked_for():
     model, scheduler, converse = start([["a"] * 5, ["b"] * 5], 2, together=False)
     for i in (1, 2):
@@ -256,12 +320,16 @@ def test_the_text_before_the_picture_is_computed_once_for_all():
 
 
 def test_one_that_finds_another_at_that_text_does_not_wait_and_its_copy_is_counted():
-    """Without `SkinGPT.scheduler`, which computes it first."""
+    """Without `SkinGPT.scheduler`, which computes it first, and with schedulers of their own, as streams have."""
     model, scheduler, converse = start([["a"] * 3, ["b"] * 3], 2)
     conversations = [converse(1), converse(2)]
-    for conversation in conversations:
-        scheduler.add(conversation.job("what"))
+    scheduler.add(conversations[0].job("what"))
+    scheduler.step()
+    other = Scheduler(model)
+    other.add(conversations[1].job("what"))
+    other.step()
     scheduler.run()
+    other.run()
     assert sorted(conversation.answers[0].text for conversation in conversations) == ["aaa", "bbb"]
     cache = conversations[0]._cache
     private = [sequence for sequence in (1, 2) if cache._from_system[sequence] == 0]
