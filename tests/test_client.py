@@ -141,6 +141,30 @@ def test_a_deleted_conversation_is_gone(client):
         assert (found.value.code, found.value.status) == ("conversation_unknown", 404)
 
 
+def test_a_second_question_meanwhile_is_refused_and_the_first_is_answered(client, service):
+    number = client.conversation(PHOTO).id
+    with stopped_worker(service):
+        first = client.stream(number, QUESTION)
+        next(first)
+        with pytest.raises(ServiceError, match="ask when its answer is whole") as found:
+            client.ask(number, "What should I do?")
+        assert (found.value.code, found.value.status) == ("conversation_busy", 409)
+        body, kinds = b'{"question": "Why?"}', {"content_type": "application/json", "accept": "application/json"}
+        assert service.request("POST", f"/v1/conversations/{number}/questions", body, **kinds)[0] == 409
+    *_, answer = first
+    assert isinstance(answer, ServedAnswer)
+    assert QUESTION in client.ask(number, "What should I do?").document["prompt"]
+
+
+def test_a_question_may_follow_at_once_one_whose_stream_was_closed(client):
+    number = client.report(PHOTO).conversation_id
+    for _ in range(20):
+        stream = client.stream(number, QUESTION)
+        next(stream)
+        stream.close()
+    assert client.ask(number, QUESTION).text
+
+
 def test_refusals_have_a_code_a_status_and_a_sentence(client, service):
     stranger = Client(service.url, token="x" * 40)
     for call, code, status in (

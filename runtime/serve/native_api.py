@@ -96,20 +96,21 @@ class NativeApi:
         What was asked and answered is part of the session only if all of it was answered.
         """
         turns = []
-        yield "conversation", _described(session)
-        seconds = session.photo.description["seconds"]
-        yield "stage", {"stage": "image_decode", "done": 1, "total": 1, "seconds": seconds["image_decode"]}
-        events = self._service.answers(session, questions, turns=session.turns, config=config)
-        async with aclosing(events) as source:
-            async for found in source:
-                if found["kind"] == "answer":
-                    turns.append({"question": found["answer"]["question"], "answer": found["answer"]["token_ids"]})
-                if found["kind"] == "end":
-                    session.turns += turns
-                    if whole:
-                        yield "report", found["report"]
-                elif named := _named(found, questions, with_answer=not whole):
-                    yield named
+        async with session.alone():
+            yield "conversation", _described(session)
+            seconds = session.photo.description["seconds"]
+            yield "stage", {"stage": "image_decode", "done": 1, "total": 1, "seconds": seconds["image_decode"]}
+            events = self._service.answers(session, questions, turns=session.turns, config=config)
+            async with aclosing(events) as source:
+                async for found in source:
+                    if found["kind"] == "answer":
+                        turns.append({"question": found["answer"]["question"], "answer": found["answer"]["token_ids"]})
+                    if found["kind"] == "end":
+                        session.turns += turns
+                        if whole:
+                            yield "report", found["report"]
+                    elif named := _named(found, questions, with_answer=not whole):
+                        yield named
 
 
 def _described(session: Session) -> dict[str, Any]:
@@ -136,7 +137,9 @@ async def _respond(request: Request, session: Session, events: NamedEvents, *, l
     accepted = request.headers.get("accept", "*/*")
     if "application/json" in accepted and "text/event-stream" not in accepted:
         return JSONResponse(await while_connected(request, _last(events, last)), headers=headers)
-    return event_stream(_encoded(events, request.state.id), headers)
+    # Begun only when the conversation is this question's alone, so that an error before that has its own status.
+    first = await while_connected(request, anext(events))
+    return event_stream(_encoded(first, events, request.state.id), headers)
 
 
 async def _last(events: NamedEvents, name: str) -> dict[str, Any]:
@@ -145,9 +148,10 @@ async def _last(events: NamedEvents, name: str) -> dict[str, Any]:
     return found[-1]
 
 
-async def _encoded(events: NamedEvents, request_id: str) -> ByteStream:
+async def _encoded(first: tuple[str, dict[str, Any]], events: NamedEvents, request_id: str) -> ByteStream:
     async with aclosing(events) as source:
         try:
+            yield event(*first)
             async for name, data in source:
                 yield event(name, data)
         except Problem as problem:

@@ -33,6 +33,7 @@ STATUS = {
     "image_decoder_died": 422,
     "question_unusable": 400,
     "conversation_unknown": 404,
+    "conversation_busy": 409,
     "conversation_deleted": 410,
     # The service cannot do it now.
     "queue_full": 503,

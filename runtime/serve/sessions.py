@@ -4,16 +4,17 @@ A session holds all that is needed to go on after the model's process was starte
 deleted, and when it was not used for a while.
 """
 
+import asyncio
 import secrets
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 from .decoder import Photo
 from .problems import Problem
-from .settings import MAX_SESSIONS
+from .settings import BUSY_SECONDS, MAX_SESSIONS
 
 MAX_ANSWERS = 100  # of one session
 
@@ -36,6 +37,7 @@ class Session:
     deleted: bool = False
     on_delete: list[Callable[[], None]] = field(default_factory=list)
     """Called when it is deleted, by requests that are being answered."""
+    _alone: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     def remember(self, answer: Mapping[str, Any], turn: list[int] | str) -> None:
         """Keep an answer that was given; `turn`: its token ids, or its text where they do not tell where it was cut."""
@@ -46,6 +48,23 @@ class Session:
     def turn(self, question: str, text: str) -> dict[str, Any]:
         """A turn as the worker takes it, for a question and the text of its answer."""
         return {"question": question, "answer": self.given.get((question, text), text)}
+
+    @asynccontextmanager
+    async def alone(self) -> AsyncIterator[None]:
+        """While a question is answered, no other one is, because the next one's prompt has this one's answer.
+
+        Raises Problem if another one is being answered. It waits for a moment, in which a client that left is noticed.
+        """
+        try:
+            async with asyncio.timeout(BUSY_SECONDS):
+                await self._alone.acquire()
+        except TimeoutError:
+            said = "A question of this conversation is being answered: ask when its answer is whole."
+            raise Problem("conversation_busy", said) from None
+        try:
+            yield
+        finally:
+            self._alone.release()
 
     @contextmanager
     def in_use(self, on_delete: Callable[[], None]) -> Iterator[None]:

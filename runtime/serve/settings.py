@@ -25,6 +25,7 @@ BODY_SECONDS = 60  # until its body is
 STALL_SECONDS = 30  # that a client may leave an answer unread
 KEEP_ALIVE_SECONDS = 15  # between two requests on one connection
 HEARTBEAT_SECONDS = 10  # of an event stream in which nothing happens
+BUSY_SECONDS = 1  # that a question waits for an answer before it, whose client may just have gone
 READY_SECONDS = 60  # that a request waits for a model that is being loaded
 LOAD_SECONDS = 900
 STOP_SECONDS = 10
