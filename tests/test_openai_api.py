@@ -112,8 +112,10 @@ REFUSED = {
     "a long conversation": (messages(FIRST, {**REPLY, "content": "a" * MAX_CHAT_TEXT}, FIRST), "question_unusable",
                             "messages"),
     "an empty question before": (messages(user(image()), REPLY, user(CANARY)), "question_unusable", None),
-    "more than the context": (messages(user("a? " * 1300, image())), "question_unusable", None),
-    "an answer longer than the context": ({"max_tokens": 100_000}, "question_unusable", None),
+    "more than the context": (messages(user("a? " * 1300, image())), "question_unusable", "messages"),
+    "an answer longer than the context": ({"max_tokens": 100_000}, "question_unusable", "max_tokens"),
+    "a completion longer than the context": ({"max_completion_tokens": 100_000}, "question_unusable",
+                                             "max_completion_tokens"),
     # Values.
     "no model": ({"model": None}, "value_unusable", "model"),
     "another model": ({"model": CANARY}, "model_not_found", "model"),
@@ -175,6 +177,10 @@ def test_what_cannot_be_done_is_refused_with_a_code(case, service, name):
     status, error = refusal(service, given)
     assert (status, error["code"]) == (STATUS.get(code, 400), code), error
     assert param is None or error["param"] == param
+    if error["code"] == "question_unusable" and "the context holds" in error["message"]:
+        named = param if param and param.startswith("max") else "max_completion_tokens"
+        assert f"lower {named} or" in error["message"]
+    assert "max_new_tokens" not in error["message"]
 
 
 def test_a_stream_is_refused_before_it_begins(service, name):

@@ -267,6 +267,23 @@ def test_another_model_is_not_found(chat):
     assert (error.value.code, error.value.param) == ("model_not_found", "model")
 
 
+@pytest.mark.parametrize(
+    "ask",
+    [
+        lambda client, model: client.responses.create(model=model, input=QUESTION),
+        lambda client, model: client.completions.create(model=model, prompt=QUESTION),
+        lambda client, model: client.embeddings.create(model=model, input=QUESTION),
+        lambda client, model: client.files.list(),
+    ],
+    ids=["responses", "completions", "embeddings", "files"],
+)
+def test_what_there_is_not_of_openais_api_is_not_found_and_says_what_there_is(ask, chat):
+    with pytest.raises(openai.NotFoundError) as error:
+        ask(chat.client, chat.name)
+    assert (error.value.code, error.value.type) == ("route_unknown", "invalid_request_error")
+    assert "POST /v1/chat/completions and GET /v1/models" in error.value.body["message"]
+
+
 def test_a_photo_that_is_none_is_unprocessable(chat):
     with pytest.raises(openai.UnprocessableEntityError) as error:
         chat.client.chat.completions.create(model=chat.name, messages=[first(b"no photo")])

@@ -14,7 +14,7 @@ from PIL import Image
 from service import PICTURES
 from skingpt_edge.runtime.serve import native_api, openai_api, settings
 from skingpt_edge.runtime.serve.app import make_app
-from skingpt_edge.runtime.serve.problems import OPENAI_CODES, OPENAI_PATHS, STATUS
+from skingpt_edge.runtime.serve.problems import OPENAI_CODES, STATUS, openai_shaped
 from skingpt_edge.runtime.serve.service import Service
 from support import encode
 
@@ -68,7 +68,7 @@ def test_every_error_code_is_described_with_its_status():
         kinds = {
             kind for status in codes(operation) for kind in resolved(operation["responses"][str(status)])["content"]
         }
-        assert kinds == {"application/json" if path.startswith(OPENAI_PATHS) else "application/problem+json"}, path
+        assert kinds == {"application/json" if openai_shaped(path) else "application/problem+json"}, path
 
 
 def test_all_references_lead_somewhere_and_nothing_is_left_over():

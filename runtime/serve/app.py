@@ -13,7 +13,7 @@ from .guard import Guard
 from .logs import Stopwatch, log, log_error
 from .native_api import NativeApi
 from .openai_api import OpenAiApi
-from .problems import Problem, error_response
+from .problems import Problem, error_response, openai_shaped
 from .service import Service
 
 SECURITY_HEADERS = [
@@ -56,7 +56,10 @@ class OnlyRoute(Route):
         await self.app(scope, receive, send)
 
 
-async def _unknown(_: Scope, __: Receive, ___: Send) -> None:
+async def _unknown(scope: Scope, _: Receive, __: Send) -> None:
+    if openai_shaped(scope["path"]):
+        said = "Of OpenAI's API this service has POST /v1/chat/completions and GET /v1/models, and not this route."
+        raise Problem("route_unknown", said)
     raise Problem("route_unknown", "There is no such route: /openapi.json describes those that there are.")
 
 

@@ -137,12 +137,14 @@ class OpenAiApi:
         self._check_model(given.model)
         session = self._service.sessions.stateless(photo)
         completion = Completion(given, self._service.model)
-        events = self._service.answers(
-            session,
-            [{"section": "Answer", "question": chat.question}],
-            turns=[session.turn(question, answer) for question, answer in chat.turns],
-            config=completion.config,
-            choices=completion.sampled,
+        events = completion.named(
+            self._service.answers(
+                session,
+                [{"section": "Answer", "question": chat.question}],
+                turns=[session.turn(question, answer) for question, answer in chat.turns],
+                config=completion.config,
+                choices=completion.sampled,
+            )
         )
         headers = {"x-conversation-id": session.id}
         if not given.stream:
@@ -168,6 +170,10 @@ class Completion:
         """Answers that are generated: without sampling all choices are the same."""
         seed = secrets.randbelow(2**32) if given.seed is None else given.seed % 2**32
         stop = [given.stop] if isinstance(given.stop, str) else given.stop
+        self._length: str | None = None
+        """The field that says how long the answer may be; None if none does."""
+        if given.max_completion_tokens or given.max_tokens:
+            self._length = "max_completion_tokens" if given.max_completion_tokens else "max_tokens"
         self.config = {
             "max_new_tokens": given.max_completion_tokens or given.max_tokens,
             "temperature": given.temperature,
@@ -175,6 +181,18 @@ class Completion:
             "seed": seed,
             "stop": stop,
         }
+
+    async def named(self, events: Events) -> Events:
+        """The events; an error about the answer's length names the client's own field. Raises Problem."""
+        async with aclosing(events) as source:
+            try:
+                async for found in source:
+                    yield found
+            except Problem as problem:
+                if "max_new_tokens" not in problem.detail:
+                    raise
+                detail = problem.detail.replace("max_new_tokens", self._length or "max_completion_tokens")
+                raise Problem(problem.code, detail, param=self._length or "messages") from None
 
     async def collect(self, events: Events) -> None:
         """Take all answers. Raises Problem."""

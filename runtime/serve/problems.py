@@ -57,7 +57,7 @@ OPENAI_CODES = {
     "token_wrong": "invalid_api_key",
     "model_unknown": "model_not_found",
 }
-OPENAI_PATHS = ("/v1/chat/", "/v1/models")
+NATIVE_PATHS = ("/v1/reports", "/v1/conversations")
 
 
 class Problem(Exception):
@@ -101,9 +101,14 @@ class Problem(Exception):
         return {"error": {"message": self.detail, "type": kind, "param": self.param, "code": code}}
 
 
+def openai_shaped(path: str) -> bool:
+    """Whether an error has OpenAI's shape: wherever OpenAI's clients may ask, also for what there is not."""
+    return path.startswith("/v1/") and not path.startswith(NATIVE_PATHS)
+
+
 def error_response(problem: Problem, path: str, request_id: str) -> tuple[int, dict[str, str], bytes]:
     """Status, headers and body of the answer to a request for this path."""
-    openai = path.startswith(OPENAI_PATHS)
+    openai = openai_shaped(path)
     body = json.dumps(problem.openai() if openai else problem.document(request_id)).encode()
     headers = {"content-type": "application/json" if openai else "application/problem+json"}
     # The rest of a body that was not read would be taken for the next request.
