@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -24,6 +25,7 @@ from skingpt_edge.runtime import (
     StageProgress,
     TextPiece,
 )
+from skingpt_edge.runtime.bundle import default_bundle
 from support import encode, run
 
 QUESTION = "How is the border?"
@@ -390,6 +392,26 @@ def test_diagnose_of_a_service_shows_the_text_of_a_run_in_process(service, tmp_p
     assert without_figures(there.stdout) == without_figures(here.stdout)
     (figures,) = {line.split(" ")[0] for line in there.stdout.splitlines() if line.startswith("[")}
     assert figures == "[image"
+
+
+def test_the_heading_of_an_empty_answer_is_shown(tmp_path):
+    """The first, second and last answer begin with a stop string of this bundle."""
+    bundle = tmp_path / "bundle"
+    shutil.copytree(default_bundle(), bundle)
+    manifest = json.loads((bundle / "bundle.json").read_text())
+    manifest["template"]["stop"] += ["The ", "For "]
+    (bundle / "bundle.json").write_text(json.dumps(manifest))
+    here = run("skingpt", "diagnose", PICTURES[0], "--bundle", bundle)
+    with running(tmp_path, bundle=bundle) as service:
+        there = run("skingpt", "diagnose", PICTURES[0], "--server", service.url, *token_of(service))
+        texts = [turn["text"] for turn in service.report()["turns"]]
+    assert [bool(text) for text in texts] == [False, False, True, False]
+    headings = [question["section"] for question in manifest["questions"]]
+    for found in (here, there):
+        assert [line for line in found.stdout.splitlines() if line in headings] == headings, found.stderr
+    assert [line for line in there.stdout.splitlines() if line[:1] != "["] == [
+        line for line in here.stdout.splitlines() if line[:1] != "["
+    ]
 
 
 def test_a_picture_that_a_service_refuses_keeps_no_other_from_its_report(service, tmp_path):

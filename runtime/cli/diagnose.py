@@ -169,16 +169,15 @@ def _report(model: SkinGPT, data: bytes, name: str, arguments: Arguments) -> Rep
     if not arguments.json:
         print(note_lines(note.text for note in image.notes), end="", flush=True)
     for event in model.stream_report(image, questions, config):
-        if isinstance(event, Report):
-            report = event
-        elif not arguments.json:
-            section, text = event
-            while current < section:  # an answer may be empty
-                current += 1
-                print_heading(current, questions[current].section)
+        section, text = (len(questions) - 1, "") if isinstance(event, Report) else event
+        while current < section and not arguments.json:  # an answer may be empty
+            current += 1
+            print_heading(current, questions[current].section)
+        if not arguments.json:
             print(printable(text), end="", flush=True)
-    print_report_end(report.to_json(), as_json=arguments.json)
-    return report
+    assert isinstance(event, Report)
+    print_report_end(event.to_json(), as_json=arguments.json)
+    return event
 
 
 def _samples(model: SkinGPT, data: bytes, name: str, arguments: Arguments, conditions: tuple[str, ...]) -> None:

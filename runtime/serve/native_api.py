@@ -125,10 +125,13 @@ def _named(
     """A worker's event as ours."""
     if found["kind"] == "stage":
         return "stage", {name: found[name] for name in ("stage", "done", "total")}
-    if found["kind"] == "text":
-        section = questions[found["section"]]["section"]
-        return "text", {"number": found["section"], "section": section, "text": found["text"]}
-    return ("answer", dict(found["answer"])) if with_answer else None
+    if with_answer and found["kind"] == "answer":
+        return "answer", dict(found["answer"])
+    if found["kind"] == "answer" and found["answer"]["text"]:
+        return None
+    # An empty answer gets an empty piece, because a report has its heading all the same.
+    section = questions[found["section"]]["section"]
+    return "text", {"number": found["section"], "section": section, "text": found.get("text", "")}
 
 
 async def _respond(request: Request, session: Session, events: NamedEvents, *, last: str) -> Response:
