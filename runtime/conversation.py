@@ -35,9 +35,10 @@ class Answer:
 
     question: str
     text: str
-    """The answer for a reader."""
+    """The answer for a reader: the pieces of its stream, joined."""
     original_text: str
-    """The answer as the original has it and the next prompt holds it, with special tokens such as `</s>`."""
+    """The answer as the original has it and the next prompt holds it, with special tokens such as `</s>`. If the model
+    writes `Assistant:` in it, that is only what follows the last one, while a reader has seen the rest, too."""
     token_ids: tuple[int, ...]
     """Every token generated, an end-of-sequence token included."""
     finish_reason: str
@@ -106,9 +107,7 @@ class Conversation:
     ) -> Iterator[str]:
         """Give the answer in pieces of text; the finished Answer is then the last of `answers`.
 
-        The pieces joined are the answer's text, except where the model writes `Assistant:` in it: of the
-        final text only what follows the last one is kept, as the original does. A stream left unfinished
-        leaves no answer behind.
+        The pieces joined are the answer's text. A stream left unfinished leaves no answer behind.
 
         `cancel` may be set by another thread. It takes effect after the chunk of the prompt or the token that is being
         computed.
@@ -176,7 +175,7 @@ class Conversation:
         stop = config.stop
         answer = Answer(
             question=question,
-            text=cut_answer(detokenizer.text, self._template, stop),
+            text=detokenizer.text,
             original_text=self._answer_text(tuple(detokenizer.tokens), stop),
             token_ids=tuple(detokenizer.tokens),
             finish_reason=detokenizer.finish_reason,

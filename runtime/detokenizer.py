@@ -29,14 +29,14 @@ class Detokenizer:
     ) -> None:
         self.tokens: list[int] = []
         self.text = ""
-        """All text so far, stop strings and white space included."""
+        """What a reader was shown so far."""
         self.finish_reason = ""
         """Empty while there is more to come; see `Answer.finish_reason`."""
         self._model = model
         self._special = special
         self._config = config
         self._decoder = utf8_decoder()
-        self._visible = StopFilter((*template.stop, *config.stop))
+        self._visible = StopFilter((*template.stop, *config.stop), template.answer_after)
 
     def add(self, token: int) -> str:
         """Take the next token; the text that a reader is shown because of it."""
@@ -45,8 +45,8 @@ class Detokenizer:
             self.finish_reason = "eos"
             return ""
         new = self._decoder.decode(self._latest_bytes())
-        self.text += new
         shown = self._visible.push(new)
+        self.text += shown
         if not self._config.ignore_stop and self._visible.stopped:
             self.finish_reason = "stop"
         elif len(self.tokens) == self._config.max_new_tokens:
@@ -56,8 +56,9 @@ class Detokenizer:
     def finish(self) -> str:
         """The text that was held back because it could have become a stop string or a whole character."""
         rest = self._decoder.decode(b"", final=True)
-        self.text += rest
-        return self._visible.push(rest) + self._visible.finish()
+        shown = self._visible.push(rest) + self._visible.finish()
+        self.text += shown
+        return shown
 
     def _latest_bytes(self) -> bytes:
         """What the latest token adds to the text."""

@@ -6,7 +6,7 @@ from .manifest import Template
 
 
 def cut_answer(text: str, template: Template, stop: Sequence[str] = ()) -> str:
-    """The answer in a generated text: up to the first stop string, after the last `Assistant:`, stripped.
+    """The answer in a generated text as the original has it: up to the first stop string, after the last `Assistant:`.
 
     `stop` are stop strings beside the template's.
     """
@@ -25,12 +25,14 @@ def find_stop(text: str, stops: Sequence[str]) -> int:
 class StopFilter:
     """Passes text on as it comes, without leading or trailing white space and nothing from a stop string on.
 
-    Text that may still turn out to be one is held back. The pieces joined are the text cut and stripped.
+    Text that may still turn out to be one is held back. The pieces joined are the text cut and stripped. A `mark`
+    before the answer, such as `Assistant:`, is left out. A later one stays, because what is before it has been shown.
     """
 
-    def __init__(self, stops: Sequence[str]) -> None:
+    def __init__(self, stops: Sequence[str], mark: str = "") -> None:
         self.stopped = False
         self._stops = tuple(stops)
+        self._mark = mark
         self._held = ""
         self._started = False
 
@@ -39,9 +41,8 @@ class StopFilter:
         if self.stopped:
             return ""
         self._held += text
-        if not self._started:
-            self._held = self._held.lstrip()
-            self._started = bool(self._held)
+        if not self._begin():
+            return ""
         at = find_stop(self._held, self._stops)
         if at < len(self._held):
             self.stopped = True
@@ -54,8 +55,17 @@ class StopFilter:
 
     def finish(self) -> str:
         """What was held back and is text after all."""
-        ready, self._held = self._held.rstrip(), ""
+        ready, self._held = self._held[: find_stop(self._held, self._stops)].rstrip(), ""
         return "" if self.stopped else ready
+
+    def _begin(self) -> bool:
+        """Whether the answer has begun; white space and marks before it are left out."""
+        if not self._started:
+            self._held = self._held.lstrip()
+            while self._mark and self._held.startswith(self._mark):
+                self._held = self._held[len(self._mark) :].lstrip()
+            self._started = not self._mark.startswith(self._held)
+        return self._started
 
     def _possible_stop(self) -> int:
         """Length of the longest end of the held text that begins a stop string."""

@@ -46,6 +46,26 @@ def test_a_stop_string_ends_the_answer_and_is_streamed_to_nobody():
     assert (answer.text, answer.finish_reason, len(answer.token_ids)) == ("It is red", "stop", 5)
 
 
+@pytest.mark.parametrize(
+    ("said", "text", "original"),
+    [
+        (["Human: x", " Assistant", ": red", " ###"], "Human: x Assistant: red", "red"),
+        (["Ass", "istant", ":", " Assistant: red"], "red", "red"),
+        (["Assist"], "Assist", "Assist"),
+        ([" Assistant:", "###"], "", ""),
+        (["Assistants", " help"], "Assistants help", "Assistants help"),
+    ],
+)
+def test_what_is_streamed_is_the_text_also_where_the_model_writes_assistant(said, text, original):
+    """The next prompt has what the original has."""
+    _, converse = start([said, ["ok"]])
+    conversation = converse(1)
+    assert "".join(conversation.stream("one")) == text
+    assert conversation.answers[0].text == text
+    assert conversation.answers[0].original_text.removesuffix("</s>").strip() == original
+    assert f"one###Assistant: {original}" in conversation.ask("two").prompt
+
+
 def test_ignore_stop_goes_on_but_cuts_the_text():
     _, converse = start([["red", "###", "Human", ": x"]])
     answer = converse(1).ask("What?", GenerationConfig(ignore_stop=True))
