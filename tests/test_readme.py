@@ -1,5 +1,6 @@
 """What the README shows runs as it stands there."""
 
+import os
 import re
 import shlex
 import shutil
@@ -8,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from service import free_port, parse_events
 from support import GOLDEN, run
 
 ROOT = Path(__file__).parents[1]
@@ -21,8 +23,13 @@ def folder(tmp_path) -> Path:
     return tmp_path
 
 
+def examples(language: str, words: str) -> list[str]:
+    """Those in a language that hold these words."""
+    return [code for code in re.findall(rf"```{language}\n(.*?)```", README, re.S) if words in code]
+
+
 def test_the_python_example_runs(folder):
-    (code,) = re.findall(r"```python\n(.*?)```", README, re.S)
+    (code,) = examples("python", "model.embed")
     result = subprocess.run(
         [sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, cwd=folder, check=False
     )
@@ -30,7 +37,36 @@ def test_the_python_example_runs(folder):
     assert "Not for diagnosis" in result.stdout
 
 
-COMMANDS = [line.strip().split("  #")[0].strip() for line in README.splitlines() if line.startswith("    skingpt ")]
+@pytest.mark.parametrize(("language", "program"), [("sh", ["sh", "-eu", "-c"]), ("python", [sys.executable, "-c"])])
+def test_an_example_of_the_service_runs(language, program, folder, service):
+    (code,) = examples(language, "8077")
+    if language == "sh" and not shutil.which("curl"):
+        pytest.skip("needs curl")
+    token = folder / ".local/state/skingpt-edge/token"
+    token.parent.mkdir(parents=True)
+    shutil.copy(service.token_file, token)
+    command = [*program, code.replace("8077", str(service.port))]
+    environment = {**os.environ, "HOME": str(folder)}
+    found = subprocess.run(command, capture_output=True, text=True, cwd=folder, env=environment, check=False)
+    assert found.returncode == 0, found.stderr
+    turns = service.report((folder / "photo.jpg").read_bytes())["turns"]
+    if language == "sh":
+        pieces = [data["text"] for name, data in parse_events(found.stdout) if name == "text"]
+        assert "".join(pieces) == "".join(turn["text"] for turn in turns)
+    else:
+        assert len(found.stdout) > 20
+
+
+def test_the_service_is_started_as_it_says(folder):
+    assert "\n    skingpt serve BUNDLE\n" in README
+    assert "`skingpt serve BUNDLE --check`" in README
+    options = ("--check", "--port", str(free_port()), "--token-file", folder / "token")
+    checked = run("skingpt", "serve", ROOT / "runtime/demo/bundle", *options)
+    assert (checked.returncode, checked.stderr) == (0, "nothing is wrong\n")
+
+
+LINES = [line for line in README.splitlines() if line.startswith("    skingpt ") and "skingpt serve" not in line]
+COMMANDS = [line.strip().split("  #")[0].strip() for line in LINES]
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -71,7 +107,8 @@ def test_on_xeons_with_amx_llama_cpp_is_built_without_it():
 
 
 def test_links_lead_to_files():
-    for name in ("README.md", "CONTRIBUTING.md", "docs/bundles.md", "docs/demonstration-model.md", "docs/embed.md"):
+    docs = [f"docs/{name}.md" for name in ("bundles", "demonstration-model", "embed", "service")]
+    for name in ("README.md", "CONTRIBUTING.md", *docs):
         page = ROOT / name
         for link in re.findall(r"\]\(([^)#:]+)\)", page.read_text()):
             assert (page.parent / link).exists(), (name, link)
