@@ -13,6 +13,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from pathlib import Path
 
@@ -365,7 +366,8 @@ def test_a_second_signal_does_not_wait_for_a_photo_that_is_being_decoded(tmp_pat
 def test_at_whatever_moment_the_signal_comes_no_traceback_and_no_socket_stays(tmp_path, number):
     """Until it listens, the command ends as every command does; from then on with 0."""
     early = {signal.SIGTERM: -15, signal.SIGINT: 130, signal.SIGHUP: -1}[number]
-    for tenth in range(1, 24, 3):
+
+    def stop_after(tenth: int) -> None:
         folder = tmp_path / str(tenth)
         folder.mkdir()
         service = RunningService(folder, "--socket", str(folder / "socket"))
@@ -375,6 +377,9 @@ def test_at_whatever_moment_the_signal_comes_no_traceback_and_no_socket_stays(tm
         assert gone(pids)
         assert not (folder / "socket").exists()
         assert "Traceback" not in service.log_file.read_text()
+
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(stop_after, range(1, 24, 3)))
 
 
 def test_workers_end_with_a_server_that_is_killed(tmp_path):
@@ -393,7 +398,7 @@ def test_after_a_kill_the_same_socket_can_be_used_again(tmp_path):
     path = tmp_path / "socket"
     for _ in range(2):
         service = RunningService(tmp_path, "--socket", str(path))
-        wait_for(service, "worker_ready")
+        wait_for(service, "listening")
         service.process.kill()
         service.process.wait()
         assert path.is_socket()  # left behind
@@ -427,7 +432,7 @@ def shown_on_a_terminal(*options: str) -> str:
     with subprocess.Popen([SKINGPT, "serve", *options], stderr=theirs, stdout=theirs, stdin=theirs) as process:
         os.close(theirs)
         shown = ""
-        while "worker_ready" not in shown:
+        while "listening" not in shown:
             shown += os.read(ours, 10000).decode()
         process.terminate()
         assert process.wait(timeout=60) == 0

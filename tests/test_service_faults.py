@@ -26,6 +26,26 @@ from skingpt_edge.benchmarks.tools.service_start import running
 SHORT = {"HEADER_SECONDS": 1.0, "BODY_SECONDS": 2.0, "STALL_SECONDS": 2.0, "KEEP_ALIVE_SECONDS": 1.0}
 
 
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory):
+    """A service for tests that leave it as it was."""
+    yield from started(tmp_path_factory)
+
+
+@pytest.fixture(scope="module")
+def impatient(tmp_path_factory):
+    """The same with short time limits."""
+    yield from started(tmp_path_factory, limits=SHORT)
+
+
+def started(tmp_path_factory, **options):
+    with asyncio.Runner() as runner, pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.getbasetemp() / "cache"))
+        opened = running(**options)
+        yield runner.run(opened.__aenter__())
+        runner.run(opened.__aexit__(None, None, None))
+
+
 def check(findings):
     """Everything is as it must be, apart from how fast this machine is."""
     assert not [one for one in findings.checks if not one.met and not one.timing], findings
@@ -42,19 +62,18 @@ def test_slow_clients_and_clients_that_do_not_read():
     check(asyncio.run(run_slow(3, print, limits=SHORT, reports=8)))
 
 
-def test_the_end_of_an_answer_that_is_not_read_does_not_hold_a_connection():
+def test_the_end_of_an_answer_that_is_not_read_does_not_hold_a_connection(impatient):
     """Even if it is so short that the application has nothing to wait for, and closes the connection."""
 
     async def all_closed():
-        async with running(limits=SHORT) as service:
-            connections = [await Connection.open(service, small=True) for _ in range(8)]
-            for number, connection in enumerate(connections):  # one of them has the end in the server's own buffer
-                await connection.send(request(service, "GET", "/healthz") * (250 + 50 * number))
-            ports = {connection.port for connection in connections}
-            closed = await service.until(lambda: not ports & service.held(), 15)
-            for connection in connections:
-                connection.close()
-            return closed
+        connections = [await Connection.open(impatient, small=True) for _ in range(8)]
+        for number, connection in enumerate(connections):  # one of them has the end in the server's own buffer
+            await connection.send(request(impatient, "GET", "/healthz") * (250 + 50 * number))
+        ports = {connection.port for connection in connections}
+        closed = await impatient.until(lambda: not ports & impatient.held(), 15)
+        for connection in connections:
+            connection.close()
+        return closed
 
     assert asyncio.run(all_closed())
 
@@ -71,7 +90,7 @@ def test_a_large_photo_that_is_refused_is_told_why(service):
         assert (found, json.loads(body)["code"]) == (status, code)
 
 
-def test_what_is_no_http_request_is_answered_with_a_code():
+def test_what_is_no_http_request_is_answered_with_a_code(shared):
     requests = {
         # A browser that speaks TLS, and a client that speaks HTTP/2.
         b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n\r\n": (400, "request_malformed"),
@@ -82,59 +101,55 @@ def test_what_is_no_http_request_is_answered_with_a_code():
     }
 
     async def answers():
-        async with running() as service:
-            for data in requests:
-                yield await fetch(service, data, seconds=10)
+        return [await fetch(shared, data, seconds=10) for data in requests]
 
-    found = asyncio.run(collected(answers()))
+    found = asyncio.run(answers())
     assert [(one.status, one.json()["code"]) for one in found] == list(requests.values())
     assert all(one.headers["content-type"] == "application/problem+json" for one in found)
 
 
-def test_a_body_that_nobody_wants_does_not_hold_a_connection():
+def test_a_body_that_nobody_wants_does_not_hold_a_connection(impatient):
     """The answer does not wait for it, so no other time limit sees it."""
 
     async def closed():
-        async with running(limits=SHORT) as service:
-            connection = await Connection.open(service)
-            head = request(service, "GET", "/healthz", b"a", "X-Waits: no")
-            await connection.send(head.replace(b"Content-Length: 1", b"Content-Length: 1000000"))
-            for _ in range(100):
-                try:
-                    await connection.send(b"a")
-                except OSError:
-                    return True
-                await asyncio.sleep(0.1)
-            connection.close()
-            return False
+        connection = await Connection.open(impatient)
+        head = request(impatient, "GET", "/healthz", b"a", "X-Waits: no")
+        await connection.send(head.replace(b"Content-Length: 1", b"Content-Length: 1000000"))
+        for _ in range(100):
+            try:
+                await connection.send(b"a")
+            except OSError:
+                return True
+            await asyncio.sleep(0.1)
+        connection.close()
+        return False
 
     assert asyncio.run(closed())
 
 
-def test_a_photo_of_a_client_that_left_is_not_decoded_on():
+def test_a_photo_of_a_client_that_left_is_not_decoded_on(shared):
     """Counted in `run_images`; here one that reset its connection before the decoder had all of the photo."""
 
     async def left():
-        async with running() as service:
-            for _ in range(10):
-                connection = await Connection.open(service)
-                await connection.send(ask(service, NATIVE, new_photo(1) + bytes(15_000_000)))
-                connection.close(reset=True)
-            return await service.until(lambda: not service.decoding_pids(), 5)
+        for _ in range(10):
+            connection = await Connection.open(shared)
+            await connection.send(ask(shared, NATIVE, new_photo(1) + bytes(15_000_000)))
+            connection.close(reset=True)
+        return await shared.until(lambda: not shared.decoding_pids(), 5)
 
     assert asyncio.run(left())
 
 
-def test_a_photo_that_its_decoding_process_has_not_begun_with_is_given_to_the_next_one():
+def test_a_photo_that_its_decoding_process_has_not_begun_with_is_given_to_the_next_one(shared):
     async def end():
-        async with running() as service:
-            os.kill(service.decoder_pid(), signal.SIGSTOP)
-            asked = asyncio.create_task(outcome(service, NATIVE, ask(service, NATIVE, new_photo(1))))
-            await asyncio.sleep(0.5)
-            os.kill(service.decoder_pid(), signal.SIGKILL)
-            return (await asked).end, len(service.events("decoder_started"))
+        before = len(shared.events("decoder_started"))
+        os.kill(shared.decoder_pid(), signal.SIGSTOP)
+        asked = asyncio.create_task(outcome(shared, NATIVE, ask(shared, NATIVE, new_photo(1))))
+        await asyncio.sleep(0.5)
+        os.kill(shared.decoder_pid(), signal.SIGKILL)
+        return (await asked).end, len(shared.events("decoder_started")) - before
 
-    assert asyncio.run(end()) == (ANSWERED, 2)
+    assert asyncio.run(end()) == (ANSWERED, 1)
 
 
 def test_more_connections_than_open_files_do_not_keep_the_model_from_starting_again():
@@ -151,18 +166,17 @@ def test_more_connections_than_open_files_do_not_keep_the_model_from_starting_ag
     assert asyncio.run(end()) == (True, ANSWERED)
 
 
-def test_photos_that_wait_for_a_decoder_are_limited():
+def test_photos_that_wait_for_a_decoder_are_limited(shared):
     """In number, as questions are: each may have 20 MB."""
 
     async def codes():
-        async with running() as service:
-            os.kill(service.decoder_pid(), signal.SIGSTOP)
-            data = ask(service, NATIVE, new_photo(1))
-            tasks = [asyncio.create_task(fetch(service, data)) for _ in range(20)]
-            done, waiting = await asyncio.wait(tasks, timeout=3)
-            os.kill(service.decoder_pid(), signal.SIGCONT)
-            rest = await asyncio.gather(*waiting)
-            return [json.loads(task.result().body)["code"] for task in done], [one.status for one in rest]
+        os.kill(shared.decoder_pid(), signal.SIGSTOP)
+        data = ask(shared, NATIVE, new_photo(1))
+        tasks = [asyncio.create_task(fetch(shared, data)) for _ in range(20)]
+        done, waiting = await asyncio.wait(tasks, timeout=3)
+        os.kill(shared.decoder_pid(), signal.SIGCONT)
+        rest = await asyncio.gather(*waiting)
+        return [json.loads(task.result().body)["code"] for task in done], [one.status for one in rest]
 
     refused, rest = asyncio.run(codes())
     assert set(refused) == {"queue_full"}
@@ -178,7 +192,3 @@ def test_growth_is_told_from_warming_up():
     slope, total = memory_growth(growing, "server", 400)
     assert slope == pytest.approx(MOST_SLOPE * 2)
     assert total > MOST_GROWTH
-
-
-async def collected(items):
-    return [item async for item in items]

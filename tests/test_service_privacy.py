@@ -26,7 +26,7 @@ from test_no_telemetry import ISOLATED, can_trace
 
 REQUESTS = int(os.environ.get("SKINGPT_PRIVACY_REQUESTS", "15"))
 KILLS = max(2, REQUESTS // 10)
-SECONDS = 40  # ONNX Runtime's telemetry opens its first connections 9 seconds after it was imported
+SECONDS = 20  # ONNX Runtime's telemetry opens its first connections 9 seconds after it was imported
 traced = [pytest.mark.trace, pytest.mark.skipif(not can_trace(), reason="needs strace, ip and user namespaces")]
 
 WRITTEN = {
