@@ -45,6 +45,20 @@ def test_text_is_cut_and_stripped_alike_however_it_is_split():
             assert stream(pieces)[1] == cut_answer(text, SKINGPT4), pieces
 
 
+@pytest.mark.parametrize("stop", ["###", " ", "ss", "Assistant:", ":x"])
+def test_a_mark_before_the_answer_is_left_out_however_it_is_split(stop):
+    chance = random.Random(1)
+    for text in (" Assistant: a b \n", "Assist", "Assistant: Assistant:x ### y", "AAssistant: x", "Assistant:###", "A"):
+        shown = set()
+        for _ in range(200):
+            cuts = sorted(chance.choices(range(len(text) + 1), k=4))
+            marked = StopFilter(("###", stop), "Assistant:")
+            pieces = [text[a:b] for a, b in zip([0, *cuts], [*cuts, len(text)], strict=True)]
+            shown.add("".join(map(marked.push, pieces)) + marked.finish())
+        assert len(shown) == 1, text
+        assert not next(iter(shown)).startswith("Assistant:")
+
+
 @pytest.mark.parametrize("stop", [" ", "\n", "a ", " a", "b"])
 def test_white_space_as_a_stop_string_does_not_end_an_answer_before_it_begins(stop):
     for text in [" a  b \n", "\n a\nb", "  ", "ab", " b"]:
