@@ -14,7 +14,7 @@ from ..engines.errors import InputError, SkinGPTError
 from ..runtime.cli.arguments import UsageError, add_setup, name_flag, parse_setup
 from ..runtime.cli.output_paths import check_output
 from ..runtime.options import Options
-from .measure.run_suite import run_suite
+from .measure.run_suite import BASELINES, run_suite
 from .measure.suites import SUITES
 from .report.compare import compare
 from .report.write_report import write_report
@@ -51,7 +51,11 @@ def make_parser() -> argparse.ArgumentParser:
     run = sub.add_parser("run", help="measure a bundle")
     run.add_argument("bundle", type=Path, metavar="BUNDLE")
     run.add_argument("--suite", choices=SUITES, default="full", help="how much is measured (%(default)s)")
-    run.add_argument("--baseline", choices=["torch"], help="measure the same model in plain PyTorch, too")
+    run.add_argument(
+        "--baseline",
+        choices=BASELINES,
+        help="measure the same model in plain PyTorch, too; torch-compile: on a GPU also compiled by it, for minutes",
+    )
     add_setup(run)
     run.add_argument("--no-tuning", action="store_true", help="ignore what `skingpt tune` measured")
     run.add_argument("--before", type=Path, metavar="ONNX", help="vision encoder of an earlier export, profiled, too")

@@ -3,6 +3,8 @@
 import os
 import platform
 import re
+import shutil
+import subprocess
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -12,6 +14,7 @@ from pathlib import Path
 import numpy as np
 
 PROC = Path("/proc")
+NVIDIA_SMI_SECONDS = 20  # a driver that nothing holds open is loaded for it
 
 
 def physical_cores() -> int:
@@ -65,6 +68,28 @@ def available_memory() -> int | None:
 def total_memory() -> int | None:
     """The machine's memory in bytes."""
     return _field(_read(PROC / "meminfo"), "MemTotal")
+
+
+def free_gpu_memory() -> int | None:
+    """Bytes that are free on the NVIDIA GPU this process would use, of several on the one with the most; else None.
+
+    `nvidia-smi` is asked, because it comes with every driver. NVML's package for Python would have to be installed,
+    and CUDA itself would take memory of the GPU to answer.
+    """
+    program = shutil.which("nvidia-smi")
+    if program is None:
+        return None
+    # Of what CUDA_VISIBLE_DEVICES lists, numbers and UUIDs are understood by both.
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    chosen = [f"--id={visible}"] if visible else []
+    command = [program, "--query-gpu=memory.free", "--format=csv,noheader,nounits", *chosen]
+    try:
+        found = subprocess.run(command, capture_output=True, text=True, timeout=NVIDIA_SMI_SECONDS, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    # MiB, one line a GPU; a GPU that cannot say has words in its place.
+    sizes = [int(line) << 20 for line in found.stdout.splitlines() if line.strip().isdigit()]
+    return max(sizes, default=None) if found.returncode == 0 else None
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from skingpt_edge.benchmarks.measure.build_results import stage
 from skingpt_edge.benchmarks.measure.fixed_inputs import FixedTokens, fixed_answers, photo, put_prompt
 from skingpt_edge.benchmarks.measure.model_sizes import VisionSizes, llama_sizes, vision_sizes
 from skingpt_edge.benchmarks.measure.operators import by_operator
-from skingpt_edge.benchmarks.measure.ratios import ratio
+from skingpt_edge.benchmarks.measure.ratios import CPU_RATIOS, ratio
 from skingpt_edge.benchmarks.measure.statistics import percentile, quotient, statistics
 from skingpt_edge.benchmarks.measure.workers import ROLES
 from skingpt_edge.benchmarks.tools.peak_memory import measure
@@ -64,14 +64,14 @@ def test_quotients_are_paired_by_number_and_else_each_with_each():
 
 
 def test_a_target_is_met_or_missed_and_absent_for_other_sizes():
-    key = "decode_vs_torch_bfloat16"
-    assert ratio(key, [8.0], shape="7b")["met"] is True
-    assert ratio(key, [7.0], shape="7b")["met"] is False
-    assert ratio(key, [7.0], shape="7b")["target"] == {"at_least": 7.5}
-    assert ratio(key, [8.0], shape="13b")["met"] is None
-    assert ratio("peak_memory", [10.8], shape="13b")["met"] is True
-    assert ratio("peak_memory", [6.3], shape="7b")["met"] is False
-    unmeasured = ratio(key, [], [1.0, 2.0], shape="7b", note="why")
+    what = CPU_RATIOS["decode_vs_torch_bfloat16"]
+    assert ratio(what, [8.0], shape="7b")["met"] is True
+    assert ratio(what, [7.0], shape="7b")["met"] is False
+    assert ratio(what, [7.0], shape="7b")["target"] == {"at_least": 7.5}
+    assert ratio(what, [8.0], shape="13b")["met"] is None
+    assert ratio(CPU_RATIOS["peak_memory"], [10.8], shape="13b")["met"] is True
+    assert ratio(CPU_RATIOS["peak_memory"], [6.3], shape="7b")["met"] is False
+    unmeasured = ratio(what, [], [1.0, 2.0], shape="7b", note="why")
     assert (unmeasured["value"], unmeasured["met"], unmeasured["trials"]) == (None, None, 0)
 
 

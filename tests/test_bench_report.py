@@ -7,7 +7,7 @@ from html import unescape
 import numpy as np
 import pytest
 from PIL import Image
-from skingpt_edge.benchmarks.measure.ratios import ratio
+from skingpt_edge.benchmarks.measure.ratios import CPU_RATIOS, GPU_RATIOS, ratio
 from skingpt_edge.benchmarks.measure.statistics import statistics
 from skingpt_edge.benchmarks.report.compare import compare
 from skingpt_edge.benchmarks.report.labels import digits, quantity, si
@@ -70,7 +70,9 @@ def memory(engine, name, own, mapped=0.1):
 
 def ratio_of(key, value):
     note = "" if value else "memory is short"
-    return ratio(key, [value * factor for factor in NOISE] if value else [], shape="7b", note=note)
+    return ratio(
+        {**GPU_RATIOS, **CPU_RATIOS}[key], [value * factor for factor in NOISE] if value else [], shape="7b", note=note
+    )
 
 
 def document(name="synthetic-7b"):

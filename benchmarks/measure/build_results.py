@@ -18,11 +18,13 @@ CURVES = {
     "images_per_second_by_batch": ("pictures in a batch", "pictures a second", "images/s"),
 }
 """Label of x, label of y and unit of y."""
+GPU_MEMORY = "GPU memory of the language model"  # what `memory_by_conversations` shows of a GPU
+PLAIN_TYPES = ("f32", "f16", "bf16")  # of a language model that is multiplied as floating-point numbers
 
 
 def assemble(found: Measured, bundle: Bundle, sizes: Sizes) -> Json:
     """The results, except what belongs to the run as a whole."""
-    vision, llama = vision_sizes(bundle), llama_sizes(bundle)
+    manifest, vision, llama = bundle.manifest, vision_sizes(bundle), llama_sizes(bundle)
     return {
         "machine": system.describe(),
         "versions": system.versions(),
@@ -31,13 +33,10 @@ def assemble(found: Measured, bundle: Bundle, sizes: Sizes) -> Json:
         "engines": found.engines,
         "work": _work(found, sizes),
         "ceilings": found.ceilings,
-        "stages": _stages(found, _limits(found, bundle, vision, llama)),
+        "stages": _stages(found, limits(found, manifest.vision.precision, manifest.llm.type, vision, llama)),
         "memory": found.memory,
         "energy": found.energy,
-        "growth": {
-            name: {"x_label": x, "y_label": y, "unit": unit, "points": points(found.growth[name])}
-            for name, (x, y, unit) in CURVES.items()
-        },
+        "growth": _growth(found),
         "profile": {"vision_encoder": found.operators, "vision_encoder_before": found.operators_before},
         "ratios": all_ratios(found, vision, llama),
     }
@@ -67,21 +66,53 @@ def _work(found: Measured, sizes: Sizes) -> Json:
     }
 
 
-def _limits(found: Measured, bundle: Bundle, vision: VisionSizes, llama: LlamaSizes) -> dict[str, tuple[str, float]]:
-    """By stage, the ceiling that limits it and the seconds it would take there."""
+def _growth(found: Measured) -> Json:
+    curves = dict(CURVES)
+    if found.device("language_model") != "cpu":
+        x, _, unit = curves["memory_by_conversations"]
+        curves["memory_by_conversations"] = (x, GPU_MEMORY, unit)
+    return {
+        name: {"x_label": x, "y_label": y, "unit": unit, "points": points(found.growth[name])}
+        for name, (x, y, unit) in curves.items()
+    }
+
+
+def limits(
+    found: Measured, precision: str, llm_type: str, vision: VisionSizes, llama: LlamaSizes
+) -> dict[str, tuple[str, float]]:
+    """By stage, the ceiling that limits it and the seconds it would take there.
+
+    The ceilings are those of the device that runs the stage; without them the stage has no limit. `precision` is
+    vision's, `llm_type` the language model's.
+    """
     rate = {name: ceiling["value"] for name, ceiling in found.ceilings.items()}
-    peak = "int8_peak" if bundle.manifest.vision.precision.startswith("int8") else "float32_peak"
     first = found.turns[0]
     prompts = {"system": len(first["before"]), "image": found.image_rows, "question": len(first["after"])}
-    return {
-        "vision_encoder": (peak, vision.encoder_operations / rate[peak]),
-        "qformer": (peak, vision.qformer_operations / rate[peak]),
-        "next_token": ("read_bandwidth", llama.bytes_read / rate["read_bandwidth"]),
-        **{
-            f"prefill_{part}": ("int8_peak", llama.prefill_operations(length) / rate["int8_peak"])
-            for part, length in prompts.items()
-        },
+    integers = precision.startswith("int8")
+    if found.device("vision") == "cpu":
+        peak = "int8_peak" if integers else "float32_peak"
+    else:
+        peak = "gpu_int8_peak" if integers else "gpu_float16_peak"
+    work = {
+        "vision_encoder": {peak: vision.encoder_operations},
+        "qformer": {peak: vision.qformer_operations},
     }
+    operations = {f"prefill_{part}": llama.prefill_operations(length) for part, length in prompts.items()}
+    if found.device("language_model") == "cpu":
+        work["next_token"] = {"read_bandwidth": llama.bytes_read}
+        work |= {stage: {"int8_peak": count} for stage, count in operations.items()}
+    else:
+        # So fast at products that a short prompt, too, waits for the weights.
+        peak = "gpu_float16_peak" if llm_type in PLAIN_TYPES else "gpu_int8_peak"
+        read = {"gpu_read_bandwidth": llama.bytes_read}
+        work["next_token"] = read
+        work |= {stage: {peak: count, **read} for stage, count in operations.items()}
+    seconds = {
+        name: {by: amount / rate[by] for by, amount in needs.items()}
+        for name, needs in work.items()
+        if needs.keys() <= rate.keys()
+    }
+    return {name: max(least.items(), key=lambda item: item[1]) for name, least in seconds.items()}
 
 
 def _stages(found: Measured, limits: Mapping[str, tuple[str, float]]) -> list[Json]:

@@ -27,6 +27,8 @@ class Measured:
     memory: list[Json] = field(default_factory=list)
     peaks: list[int] = field(default_factory=list)
     """Highest RssAnon in bytes of each process of ours, from its start to the end of its first report."""
+    gpu_peaks: list[int] = field(default_factory=list)
+    """Most GPU memory in bytes of each of these processes; empty where that cannot be read."""
     energy: Json = field(default_factory=dict)
     growth: dict[str, dict[int, list[float]]] = field(default_factory=lambda: defaultdict(lambda: defaultdict(list)))
     """By curve and x, the trials of y."""
@@ -50,6 +52,10 @@ class Measured:
         """One trial at each x of a curve. The x are text, because JSON has no other keys."""
         for x, value in values.items():
             self.growth[name][int(x)].append(value)
+
+    def device(self, half: str) -> str:
+        """What ran `vision` or the `language_model`, `cpu` or `cuda`."""
+        return str(self.setup["resolved"][half]["device"])
 
     def warm(self, engine: str, stage: str) -> list[float]:
         """Trials of a stage in a warm process; empty if it was not measured."""

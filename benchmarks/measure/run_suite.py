@@ -19,7 +19,14 @@ from .steps import Measurement
 from .suites import SUITES
 
 BUSY = 0.1  # of all processor time; above it, other programs disturb the measurement
-BASELINES = {"torch": ("float32", "bfloat16")}
+BASELINES: dict[str, dict[str, tuple[str, ...]]] = {
+    "torch": {"cpu": ("torch float32", "torch bfloat16"), "cuda": ("torch float16",)},
+    "torch-compile": {
+        "cpu": ("torch float32", "torch bfloat16"),
+        "cuda": ("torch float16", "torch float16 compiled"),
+    },
+}
+"""By what is asked for and the language model's device, the engines of `torch_baseline.py`."""
 NEEDED = {"onnx": "onnx", "gguf": "gguf"}
 NEEDED_BY_BASELINE = {"torch": "torch", "transformers": "transformers"}
 
@@ -42,10 +49,10 @@ def run_suite(
     bundle = open_bundle(path)  # hashes the files, so that no later start has to
     # The prefill of the text before the picture is a stage of its own, so it must not be read from disk.
     options = replace(options or Options(), prompt_snapshot=False)
-    dtypes = BASELINES[baseline] if baseline else ()
+    baselines = BASELINES[baseline].get(options.device, ()) if baseline else ()
     created = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
     busy = system.busy()
-    measurement = Measurement(bundle, SUITES[suite], options, dtypes, before)
+    measurement = Measurement(bundle, SUITES[suite], options, baselines, before)
     for found, missing in measurement.run():
         if not missing:
             busy = max(busy, system.busy())
@@ -57,7 +64,7 @@ def run_suite(
             "suite": suite,
             "threads": measurement.threads,
             **assemble(found, bundle, SUITES[suite]),
-            "skipped": _skipped(found, busy, missing, baseline=bool(dtypes)),
+            "skipped": _skipped(found, busy, missing, baseline=bool(baselines)),
         }
 
 

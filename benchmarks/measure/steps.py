@@ -12,12 +12,13 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from ...engines.errors import EngineError, SkinGPTError
+from ...engines.errors import EngineError, EngineUnavailable, SkinGPTError
 from ...runtime.bundle import Bundle
-from ...runtime.machine import available_memory
+from ...runtime.machine import available_memory, free_gpu_memory
 from ...runtime.options import Options
 from ...runtime.resolving import resolve
 from ...runtime.worker import Worker
@@ -25,10 +26,11 @@ from . import energy
 from .model_sizes import llama_sizes, vision_sizes
 from .raw_results import OURS, Measured
 from .run_baseline import measure_baseline
+from .statistics import Json
 from .suites import Sizes
 from .workers import ROLES, most_threads
 
-DTYPE_BYTES = {"float32": 4, "bfloat16": 2}
+DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 SPARE = 1_500_000_000  # bytes for libraries, activations, the KV cache and everything else on the machine
 READY = (
     "import json, sys; from skingpt_edge.runtime import SkinGPT; from skingpt_edge.runtime.options import Options\n"
@@ -41,16 +43,21 @@ class Measurement:
     """One run of a suite on one bundle; `found` holds what it has measured so far."""
 
     def __init__(
-        self, bundle: Bundle, sizes: Sizes, options: Options, dtypes: tuple[str, ...] = (), before: Path | None = None
+        self,
+        bundle: Bundle,
+        sizes: Sizes,
+        options: Options,
+        baselines: tuple[str, ...] = (),
+        before: Path | None = None,
     ) -> None:
-        """`dtypes` are those of the baseline in torch; none means no baseline.
+        """`baselines` are engines of `torch_baseline.py`, measured on the device of the language model.
 
         `before` is the vision encoder of an earlier export, to be profiled beside the bundle's.
         Raises InputError, EngineError for options that this machine cannot fulfil.
         """
         self.found = Measured()
         self._bundle, self._path = bundle, str(bundle.path)
-        self._sizes, self._options, self._dtypes, self._before = sizes, options, dtypes, before
+        self._sizes, self._options, self._baselines, self._before = sizes, options, baselines, before
         self._setup = resolve(bundle, options)
         self.threads = most_threads(self._setup)
         self._llama, self._vision = llama_sizes(bundle), vision_sizes(bundle)
@@ -65,7 +72,7 @@ class Measurement:
             "ceilings of this machine": self._ceilings,
             "vision, picture by picture": self._vision_rounds,
             "reports, first half": lambda: self._reports(self._sizes.trials - half),
-            **{f"torch {dtype}": partial(self._torch, dtype) for dtype in self._dtypes},
+            **{engine: partial(self._torch, engine) for engine in self._baselines},
             "reports, second half": lambda: self._reports(half),
             "process start": self._starts,
             "scaling": self._scaling,
@@ -84,21 +91,40 @@ class Measurement:
         asked = (options or self._options).to_json()
         return Worker(ROLES[role], threads=self.threads, bundle=self._path, options=asked, **arguments)
 
-    def _baseline(self, dtype: str, *, whole: bool) -> Worker:
-        return Worker(ROLES["torch"], threads=self.threads, bundle=self._path, dtype=dtype, whole=whole)
+    def _baseline(self, engine: str, *, whole: bool) -> Worker:
+        arguments: Json = {"bundle": self._path, "engine": engine, "whole": whole, "device": self._device}
+        return Worker(ROLES["torch"], threads=self.threads, **arguments)
+
+    @property
+    def _device(self) -> str:
+        return self._setup.language_model.device
 
     def _ceilings(self) -> None:
-        with Worker(ROLES["ceilings"], threads=self.threads) as worker:
-            trials, thorough = self._sizes.ceiling_trials, self._sizes.thorough
-            self.found.ceilings = worker.ask("measure", trials=trials, thorough=thorough)
+        """Those of each device that is used; a stage is never held against another device's."""
+        trials, devices = self._sizes.ceiling_trials, {self._setup.vision.device, self._device}
+        if "cpu" in devices:
+            with Worker(ROLES["ceilings"], threads=self.threads) as worker:
+                self.found.ceilings = worker.ask("measure", trials=trials, thorough=self._sizes.thorough)
+        if "cuda" in devices:
+            found = self._gpu_ceilings(trials)
+            self.found.ceilings.update(found["ceilings"])
+            self.found.skipped += found["skipped"]
+
+    def _gpu_ceilings(self, trials: int) -> Json:
+        if find_spec("torch") is None:
+            return {"ceilings": {}, "skipped": ["ceilings of the GPU: not measured: torch is not installed"]}
+        with Worker(ROLES["gpu_ceilings"], threads=self.threads) as worker:
+            found: Json = worker.ask("measure", trials=trials)
+        return found
 
     def _vision_rounds(self) -> None:
         """Each picture with every engine in turn; the first round is the cold one."""
         with ExitStack() as stack:
             workers = {OURS: stack.enter_context(self._ours("vision"))}
-            for dtype in self._dtypes:
-                if self._fits(dtype, self._vision.parameters, "vision encoder"):
-                    workers[f"torch {dtype}"] = stack.enter_context(self._baseline(dtype, whole=False))
+            for engine in self._baselines:
+                if self._fits(engine, self._vision.parameters, "vision encoder"):
+                    with self._optional(engine):
+                        workers[engine] = stack.enter_context(self._baseline(engine, whole=False))
             for trial in range(1 + self._sizes.trials):
                 for engine, worker in workers.items():
                     self.found.add(engine, "warm" if trial else "cold", worker.ask("encode"))
@@ -112,6 +138,8 @@ class Measurement:
             found.turns, found.image_rows = cold["turns"], cold["image_rows"]
             found.memory = found.memory or opened["memory"]
             found.peaks.append(opened["memory"][-1]["peak_anon"])
+            if self._device != "cpu" and (on_gpu := [entry["vram"] for entry in opened["memory"] if entry["vram"]]):
+                found.gpu_peaks.append(max(on_gpu))
             # The stages of vision are those of the rounds before, where all engines take turns.
             parts = ("prefill_system", "prefill_image", "prefill_question", "first_token", "report")
             seconds = {name: cold["seconds"][name] for name in parts}
@@ -128,19 +156,31 @@ class Measurement:
                 found.turns = report["turns"]
             found.energy = energy.per_answer(meter, max(1, trials) * len(found.turns))
 
-    def _torch(self, dtype: str) -> None:
-        if self._fits(dtype, self._llama.parameters + self._vision.parameters, "whole model"):
-            with self._baseline(dtype, whole=True) as worker:
-                measure_baseline(worker, f"torch {dtype}", self.found, self._sizes)
+    def _torch(self, engine: str) -> None:
+        if self._fits(engine, self._llama.parameters + self._vision.parameters, "whole model"):
+            with self._optional(engine), self._baseline(engine, whole=True) as worker:
+                measure_baseline(worker, engine, self.found, self._sizes)
 
-    def _fits(self, dtype: str, parameters: int, what: str) -> bool:
-        return self._enough_memory(parameters * DTYPE_BYTES[dtype] + SPARE, f"torch {dtype}, {what}")
+    @contextmanager
+    def _optional(self, engine: str) -> Iterator[None]:
+        """A baseline that cannot be had is among the skipped; our own figures are worth having without it."""
+        try:
+            yield
+        except EngineUnavailable as error:
+            self.found.skipped.append(f"{engine}: {error}")
+
+    def _fits(self, engine: str, parameters: int, what: str) -> bool:
+        dtype = engine.split()[1]
+        return self._enough_memory(parameters * DTYPE_BYTES[dtype] + SPARE, f"{engine}, {what}")
 
     def _enough_memory(self, needed: int, what: str) -> bool:
-        """Whether so many bytes are free; if not, `what` is among the skipped."""
-        free = available_memory() or 0
+        """Whether the device has so many bytes free; if not, `what` is among the skipped."""
+        if self._device == "cpu":
+            free, kind = available_memory() or 0, "memory"
+        else:  # a driver that does not say lets it be tried
+            free, kind = free_gpu_memory() or needed, "GPU memory"
         if needed > free:
-            sentence = f"{what}: needs about {needed / 1e9:.1f} GB of memory, {free / 1e9:.1f} GB are free"
+            sentence = f"{what}: needs about {needed / 1e9:.1f} GB of {kind}, {free / 1e9:.1f} GB are free"
             self.found.skipped.append(sentence)
         return needed <= free
 
@@ -184,12 +224,16 @@ class Measurement:
                 found.ten_samples.append(worker.ask("ten_samples", samples=sizes.samples, **work))
 
     def _memory_by_conversations(self) -> None:
-        for count in self._sizes.conversations:
+        for count in self._sizes.memory_conversations:
             # Keys and values of two bytes at each layer and cell.
             cells = 4 * self._llama.layers * self._llama.kv_width * self._setup.language_model.context * count
             if self._enough_memory(self._llama.bytes_read + cells + SPARE, f"memory of {count} conversations"):
                 with self._ours("memory", replace(self._options, conversations=count)) as worker:
-                    self.found.growth["memory_by_conversations"][count].append(worker.opened["peak_anon"])
+                    taken = worker.opened["peak_anon"] if self._device == "cpu" else worker.opened["vram"]
+                if taken is None:
+                    self.found.skipped.append("GPU memory by conversations: it cannot be read without nvidia-ml-py")
+                    return
+                self.found.growth["memory_by_conversations"][count].append(taken)
 
     def _profile(self) -> None:
         vision, runs = self._setup.vision, self._sizes.profile_runs

@@ -22,6 +22,8 @@ class Sizes:
     """Length of an answer in a conversation of many turns."""
     question_lengths: tuple[int, ...]
     conversations: tuple[int, ...]
+    memory_conversations: tuple[int, ...]
+    """Each needs a process that loads the language model."""
     conversation_steps: int
     batches: tuple[int, ...]
     samples: int
@@ -34,7 +36,7 @@ SUITES = {
         trials=5,
         answer_tokens=16,
         decode_steps=6,
-        starts=3,
+        starts=2,
         ceiling_trials=3,
         thorough=False,
         scaling_trials=3,
@@ -42,6 +44,7 @@ SUITES = {
         turn_tokens=8,
         question_lengths=(16, 64, 256),
         conversations=(1, 2, 4, 8),
+        memory_conversations=(1, 8),
         conversation_steps=8,
         batches=(1, 2, 4),
         samples=10,
@@ -60,6 +63,7 @@ SUITES = {
         turn_tokens=40,
         question_lengths=(32, 64, 128, 256, 512),
         conversations=(1, 2, 4, 8),
+        memory_conversations=(1, 2, 4, 8),
         conversation_steps=20,
         batches=(1, 2, 4, 8),
         samples=10,

@@ -10,9 +10,10 @@ from importlib.metadata import PackageNotFoundError, version
 from types import TracebackType
 from typing import Any, Self
 
+from ...engines.llama_cpp_library import import_llama_cpp
 from ...runtime import machine
 
-PACKAGES = ("skingpt-edge", "onnxruntime", "llama-cpp-python", "numpy", "torch", "transformers")
+PACKAGES = ("skingpt-edge", "numpy", "torch", "transformers")
 ISA = ("avx2", "fma", "f16c", "avx512f", "avx512_vnni", "avx_vnni", "avx512_bf16", "amx_tile", "amx_int8", "amx_bf16")
 """Instruction sets that decide how fast matrix products are, as Linux spells them."""
 ARM_ISA = ("asimd", "asimddp", "bf16", "i8mm", "sve")
@@ -36,14 +37,41 @@ def describe() -> dict[str, Any]:
 
 
 def versions() -> dict[str, str]:
-    """The `versions` object of the results, without packages that are not installed."""
+    """The `versions` object of the results, without packages that are not installed.
+
+    The engines say theirs themselves. A list of packages may name another build that is not the one imported.
+    """
     found = {"python": platform.python_version()}
+    for package, ask in {"onnxruntime": _onnxruntime, "llama-cpp-python": _llama_cpp}.items():
+        try:
+            found[package] = ask()
+        except ImportError:
+            continue
     for package in PACKAGES:
         try:
             found[package] = version(package)
         except PackageNotFoundError:
             continue
     return found
+
+
+def _onnxruntime() -> str:
+    """Such as `1.32.0`, or `1.31.1 (onnxruntime-gpu, CUDA 13.0)` for a build of another name."""
+    version = str(import_module("onnxruntime").__version__)
+    build = import_module("onnxruntime.capi.build_and_package_info")
+    name, cuda = getattr(build, "package_name", "onnxruntime"), getattr(build, "cuda_version", None)
+    if name == "onnxruntime":
+        return version
+    return f"{version} ({name}{f', CUDA {cuda}' if cuda else ''})"
+
+
+def _llama_cpp() -> str:
+    """Such as `0.3.36`, or `0.3.36 (CUDA)` for a build that uses a GPU."""
+    lib = import_llama_cpp()
+    system = str(lib.llama_print_system_info().decode())
+    if not lib.llama_supports_gpu_offload():
+        return str(lib.__version__)
+    return f"{lib.__version__} ({'CUDA' if 'CUDA' in system else 'GPU'})"
 
 
 def busy(seconds: float = 1.0) -> float:

@@ -19,6 +19,7 @@ ROLES = {
     "operators": f"{__package__}.operators:Operators",
     "torch": f"{__package__}.torch_baseline:TorchBaseline",
     "ceilings": f"{__package__}.ceilings:Ceilings",
+    "gpu_ceilings": f"{__package__}.gpu_ceilings:GpuCeilings",
 }
 """By role, the class that a `Worker` makes."""
 

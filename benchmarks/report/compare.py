@@ -115,6 +115,8 @@ def _setup(results: Results) -> dict[str, Any]:
 
 def _ceilings(first: Results, second: Results) -> Iterator[Row]:
     for name, text in LIMITS.items():
+        if not (name in first["ceilings"] and name in second["ceilings"]):
+            continue
         a, b = (results["ceilings"][name] for results in (first, second))
         ranges = [_range(item["value"], item["trials"]) for item in (a, b)]
         shown = si(a["value"], a["unit"]), si(b["value"], b["unit"])
@@ -134,8 +136,8 @@ def _stages(first: Results, second: Results) -> Iterator[Row]:
 
 def _ratios(first: Results, second: Results) -> Iterator[Row]:
     for key, a in first["ratios"].items():
-        b = second["ratios"][key]
-        if None in (a["value"], b["value"]):
+        b = second["ratios"].get(key)
+        if b is None or None in (a["value"], b["value"]):
             continue
         ranges = [Range(entry["value"], entry["low"], entry["high"], entry["trials"]) for entry in (a, b)]
         shown = quantity(a["value"], a["unit"]), quantity(b["value"], b["unit"])

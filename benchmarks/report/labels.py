@@ -4,7 +4,13 @@ from collections.abc import Mapping
 from typing import Any
 
 OURS = "skingpt"
-ENGINES = {OURS: "SkinGPT Edge", "torch float32": "PyTorch float32", "torch bfloat16": "PyTorch bfloat16"}
+ENGINES = {
+    OURS: "SkinGPT Edge",
+    "torch float32": "PyTorch float32",
+    "torch bfloat16": "PyTorch bfloat16",
+    "torch float16": "PyTorch float16",
+    "torch float16 compiled": "PyTorch float16, torch.compile",
+}
 STAGES = {
     "process_start": "process start to ready",
     "image_decode": "image decode",
@@ -30,7 +36,14 @@ MEMORY_STAGES = {
     "huge_pages": "weights on huge pages",
 }
 """After which memory was read."""
-LIMITS = {"int8_peak": "int8 peak", "float32_peak": "float32 peak", "read_bandwidth": "read bandwidth"}
+LIMITS = {
+    "int8_peak": "int8 peak",
+    "float32_peak": "float32 peak",
+    "read_bandwidth": "read bandwidth",
+    "gpu_int8_peak": "GPU's int8 peak",
+    "gpu_float16_peak": "GPU's float16 peak",
+    "gpu_read_bandwidth": "GPU's read bandwidth",
+}
 CURVES = {
     "first_token_by_turn": "First token by turn",
     "first_token_by_prompt_length": "First token by prompt length",

@@ -25,9 +25,15 @@ from .plot_style import (
     title,
 )
 
-ENGINE_COLOURS = {OURS: DARK, "torch float32": ORANGE, "torch bfloat16": PURPLE}
+ENGINE_COLOURS = {
+    OURS: DARK,
+    "torch float32": ORANGE,
+    "torch bfloat16": PURPLE,
+    "torch float16": PURPLE,
+    "torch float16 compiled": ORANGE,
+}
 PART_COLOURS = ("#555f66", PURPLE, "#cc79a7", "#e0a030", DARK)
-LIMIT_COLOURS = {"int8_peak": DARK, "float32_peak": PURPLE, "read_bandwidth": ORANGE}
+LIMIT_COLOURS = {"int8_peak": DARK, "float32_peak": PURPLE, "float16_peak": PURPLE, "read_bandwidth": ORANGE}
 MEMORY_PARTS = (
     ("rss_anon", "memory of its own (RssAnon)", DARK),
     ("rss_file", "file content, which the system may drop (RssFile)", LIGHT),
@@ -121,13 +127,21 @@ def limits(results: Results) -> Any | None:
         rows = [row for row, item in enumerate(entries) if item["limit"]["by"] == kind]
         ceiling = results["ceilings"][kind]
         label = f"of {LIMITS[kind]}, {si(ceiling['value'], ceiling['unit'])}"
-        axis.barh(rows, [shares[row] for row in rows], color=LIMIT_COLOURS[kind], height=0.62, label=label)
+        axis.barh(
+            rows,
+            [shares[row] for row in rows],
+            color=LIMIT_COLOURS[kind.removeprefix("gpu_")],
+            height=0.62,
+            label=label,
+        )
     for row, item in enumerate(entries):
         limit, found = item["limit"], item["seconds"]["p50"]
         text = f"{percent(limit['share'])}   {si(found, 's')}, at the limit {si(limit['seconds'], 's')}"
         label_bar(axis, shares[row], row, text)
     axis.axvline(100, color=RED, lw=1.4, ls="--", zorder=1.5)
-    axis.set(xlabel="percent of the hardware limit measured in the same run", xlim=(0, max(135, 1.4 * max(shares))))
+    devices = {"GPU's" if item["limit"]["by"].startswith("gpu_") else "processor's" for item in entries}
+    whose = " or ".join(sorted(devices))
+    axis.set(xlabel=f"percent of the {whose} limit measured in the same run", xlim=(0, max(135, 1.4 * max(shares))))
     label_rows(axis, [STAGES[item["stage"]] for item in entries])
     legend_below(figure, axis)
     return figure

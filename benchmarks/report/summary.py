@@ -22,7 +22,9 @@ def summary(every: Sequence[Results]) -> Table:
     """Size, speeds and all ratios with their targets, with a column for each bundle."""
     rows = {"bundle on disk": [si(results["bundle"]["size_bytes"], "B") for results in every], **_speeds(every)}
     for key, entry in every[0]["ratios"].items():
-        rows[entry["what"]] = [_with_target(results["ratios"][key]) for results in every]
+        rows[entry["what"]] = [
+            _with_target(results["ratios"][key]) if key in results["ratios"] else "–" for results in every
+        ]
     return _side_by_side(every, rows)
 
 
