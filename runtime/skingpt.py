@@ -15,6 +15,7 @@ from .bundle import Bundle, Progress, default_bundle
 from .checked_values import instance, whole_number
 from .conversation import Answer, Conversation, Turn
 from .embedding_check import checked_embedding
+from .gpu_requirements import check_gpu_memory
 from .huge_pages import Collapsing
 from .image_cache import ImageCache
 from .kv_cache import KvCache
@@ -75,7 +76,8 @@ class SkinGPT:
         """Check and load a bundle; without a path, the demonstration bundle of the package.
 
         All files are hashed the first time this machine sees the bundle, or with `verify`; `progress` is told how far
-        that is. Raises BundleError, EngineError, InputError for options that cannot be met or a path that is none.
+        that is. Raises BundleError, EngineError, also where the GPU asked for has too little memory free, InputError
+        for options that cannot be met or a path that is none.
         """
         instance("verify", verify, bool)
         if progress is not None and not callable(progress):
@@ -94,6 +96,7 @@ class SkinGPT:
         instance("bundle", bundle, Bundle)
         instance("options", options, Options)
         setup = resolve(bundle, options)
+        check_gpu_memory(bundle, setup)
         engines = load(bundle, setup)
         return cls(bundle, engines, setup, options, load_seconds=time.perf_counter() - begun)
 

@@ -8,6 +8,7 @@ from typing import Any
 from ...engines.errors import EngineUnavailable
 from ...engines.registry import GRAPH_ENGINES, LANGUAGE_MODELS, Engine
 from ..bundle import Bundle, default_bundle, read_bundle
+from ..gpu_requirements import gpu_requirements
 from ..machine import physical_cores
 from ..options import Options
 from ..printable import one_line
@@ -17,7 +18,10 @@ from ..tuning import measured_speed
 from .arguments import BundleAndOptions, add_bundle, add_setup, parse_setup
 
 HELP = "what a bundle is and what would run it"
-ONLY_IN_JSON = ("memory_needed_bytes", "memory_available_bytes", "fits", "answer_seconds")  # the sentence has them
+ONLY_IN_JSON = (  # the sentences have them
+    "memory_needed_bytes", "memory_available_bytes", "fits", "answer_seconds",
+    "gpu_memory_needed_bytes", "gpu_memory_free_bytes",
+)  # fmt: skip
 
 
 def configure(parser: ArgumentParser) -> None:
@@ -54,6 +58,10 @@ def _print_fact(name: str, fact: Any) -> None:
 def _facts(bundle: Bundle, options: Options) -> dict[str, Any]:
     manifest, setup = bundle.manifest, resolve(bundle, options)
     found = requirements(bundle, setup, measured_speed(bundle, setup))
+    gpu = gpu_requirements(bundle, setup)
+    on_gpu = (
+        {"gpu_memory_needed_bytes": gpu.needed, "gpu_memory_free_bytes": gpu.free, "gpu": gpu.sentence()} if gpu else {}
+    )
     return {
         "name": manifest.name,
         "bundle": str(bundle.path),
@@ -73,9 +81,10 @@ def _facts(bundle: Bundle, options: Options) -> dict[str, Any]:
         "cores": physical_cores(),
         "memory_needed_bytes": found.needed,
         "memory_available_bytes": found.available,
-        "fits": found.fits,
+        "fits": found.fits and (gpu is None or gpu.fits),
         "answer_seconds": round(found.answer_seconds, 2),
         "here": found.sentence(),
+        **on_gpu,
         "notice": manifest.notice,
     }
 
