@@ -5,6 +5,10 @@
 Both devices encode the same pictures. The answers of the first are given to both, so that every token is chosen after
 the same ones. Devices round differently, so this comparison has limits of its own. They say nothing of how close the
 bundle is to the original. The exit code is 1 if a limit is missed.
+
+Trained weights or float16 ones should be judged. Random weights of 4 bits have nearly equal logits, and rounding alone
+chooses among them. With `--truth`, torch computes the same tokens from the same weights in float32, which says how far
+each device is from it.
 """
 
 import argparse
@@ -18,7 +22,7 @@ from typing import Any
 
 import numpy as np
 
-from ...engines.base import Floats, LanguageModel, TokenSegment
+from ...engines.base import KV_TYPES, Floats, LanguageModel, TokenSegment
 from ...engines.errors import SkinGPTError
 from ...engines.registry import devices
 from ...runtime.bundle import Bundle
@@ -52,10 +56,10 @@ class Forced:
     logits: Floats
 
 
-def compare_devices(bundle: Bundle, a: Options, b: Options) -> dict[str, Any]:
+def compare_devices(bundle: Bundle, a: Options, b: Options, *, truth: bool = False) -> dict[str, Any]:
     """Run the bundle with both options, one after the other. Returns the figures, the limits and which are missed.
 
-    Raises EngineError, BundleError, InputError.
+    With `truth` also how far each is from float32. Raises EngineError, BundleError, InputError.
     """
     question = bundle.manifest.questions[0].question
     skingpt, model = _open(bundle, a)
@@ -69,12 +73,48 @@ def compare_devices(bundle: Bundle, a: Options, b: Options) -> dict[str, Any]:
         forced_b = _force(model, answers, images_a)
     cosines = [_cosine(x.embeds, y.embeds) for x, y in zip(images_a, images_b, strict=True)]
     found = {"image_embeds": {"cosine": float(np.min(cosines))}, **judge_tokens(forced_a, forced_b)}
+    if truth:
+        found["against_float32"] = _against_float32(bundle, answers, images_a, forced_a, forced_b)
     return {
         "bundle": {"name": bundle.manifest.name, "id": bundle.id},
         "engines": {"a": ran_a, "b": ran_b},
         **found,
         "limits": {"cosine": COSINE, "logits": LOGITS, "agreement": AGREEMENT},
         "failures": failures(found),
+    }
+
+
+def _against_float32(
+    bundle: Bundle, answers: Sequence[Answer], images: Sequence[ImageEmbedding], a: Sequence[Forced],
+    b: Sequence[Forced],
+) -> dict[str, Any]:  # fmt: skip
+    from .float32_truth import true_logits
+
+    segments = [answer.segment_token_ids for answer in answers]
+    tokens = [answer.token_ids for answer in answers]
+    path = bundle.file(bundle.manifest.llm.file)
+    return nearer(true_logits(path, segments, [image.embeds for image in images], tokens), a, b)
+
+
+def nearer(truth: Sequence[Floats], a: Sequence[Forced], b: Sequence[Forced]) -> dict[str, Any]:
+    """How far the logits of each device are from the true ones, and which are nearer, by the root mean square."""
+    found: dict[str, Any] = {name: _distance(truth, forced) for name, forced in (("a", a), ("b", b))}
+    rms = {name: found[name]["rms"] for name in ("a", "b")}
+    return {**found, "nearer": "neither" if rms["a"] == rms["b"] else min(rms, key=lambda name: rms[name])}
+
+
+def _distance(truth: Sequence[Floats], forced: Sequence[Forced]) -> dict[str, Any]:
+    """`rms` and largest difference of all logits, relative to the largest true one; tokens equal to the true choice."""
+    scale = max(float(np.abs(logits).max()) for logits in truth)
+    differences = [one.logits - logits for one, logits in zip(forced, truth, strict=True)]
+    whole = np.concatenate([difference.ravel() for difference in differences]).astype(np.float64)
+    equal = [one.logits.argmax(axis=1) == logits.argmax(axis=1) for one, logits in zip(forced, truth, strict=True)]
+    return {
+        "rms": float(np.sqrt(np.mean(whole**2))) / scale,
+        "largest": float(np.abs(whole).max()) / scale,
+        "first": max(float(np.abs(difference[0]).max()) for difference in differences) / scale,
+        "tokens_equal": int(sum(map(np.sum, equal))),
+        "tokens": sum(map(len, equal)),
     }
 
 
@@ -157,16 +197,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.add_argument(f"--device-{name}", default=device, choices=devices(), help="(%(default)s)")
         parser.add_argument(f"--vision-device-{name}", choices=devices(), help="of vision, if it is another")
         parser.add_argument(f"--threads-{name}", type=int, metavar="N", help="(the physical cores)")
+    parser.add_argument("--kv-type", choices=KV_TYPES, default="f16", help="of both, so that only devices differ")
+    parser.add_argument("--truth", action="store_true", help="say which is nearer to float32 (needs torch and gguf)")
     parser.add_argument("-o", dest="output", type=Path, required=True, metavar="FILE")
     given = parser.parse_args(arguments)
     try:
-        a = Options(given.device_a, given.vision_device_a, threads=given.threads_a)
-        b = Options(given.device_b, given.vision_device_b, threads=given.threads_b)
-        found = compare_devices(open_bundle(given.bundle), a, b)
+        a = Options(given.device_a, given.vision_device_a, threads=given.threads_a, kv_type=given.kv_type)
+        b = Options(given.device_b, given.vision_device_b, threads=given.threads_b, kv_type=given.kv_type)
+        found = compare_devices(open_bundle(given.bundle), a, b, truth=given.truth)
         given.output.write_text(json.dumps(found, indent=1) + "\n")
     except SkinGPTError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
+    if given.truth:
+        print(json.dumps(found["against_float32"]), file=sys.stderr)
     for failure in found["failures"]:
         print(f"past its limit: {failure}", file=sys.stderr)
     return 1 if found["failures"] else 0

@@ -6,23 +6,23 @@ usage() {
     cat <<'TEXT'
 usage: benchmarks/tools/gpu.sh [--dry-cpu] FOLDER [STEP...]
 
-FOLDER holds source distributions and wheels: llama-cpp-python's sdist, and all that this script installs (see
-`packages` in it). It may also hold onnxruntime-gpu (vision on the GPU), nvidia-ml-py (GPU memory and energy) and
-nvidia-cublas (where the CUDA toolkit has none). The machine needs Python, a C++ compiler and nvcc.
+FOLDER holds what the machine lacks: wheels, llama-cpp-python's sdist, archives site-*.tar.* of packages. What the
+machine has, such as torch with its CUDA libraries, is used as it is. Give the step `collect` once for each load of
+files; a file too large for one load comes in parts (python benchmarks/tools/gpu_setup.py split FILE FOLDER).
 
 Steps, all of them in this order unless named. Each ends within LIMIT seconds. Give the same command again to go on
 with a step that was cut off or failed; a finished step is not repeated:
-  environment   a virtual environment from FOLDER
-  llama         llama-cpp-python for this GPU only
-  onnx          onnxruntime-gpu if FOLDER has it, else onnxruntime: vision then runs on the CPU
-  bundles       synthetic bundles of full size
-  parity        the bundles on the GPU against the CPU
-  measure       skingpt-bench on each bundle
+  collect       copies FOLDER into WORK/input and joins what came in parts
+  environment   installs the wheels into WORK/site, beside the machine's own packages
+  llama         llama.cpp for this GPU only, or checks LLAMA_LIBS
+  bundles       synthetic bundles; `golden` is made of the tests' checkpoint
+  parity        golden, demonstration and float16 bundle on the GPU against the CPU, and which is nearer to float32
+  measure       skingpt-bench on each of SHAPES
   merge         everything into WORK/gpu-results.json
 
 --dry-cpu, or DEVICE=cpu: everything that a CPU can run, with the tiny bundle and the quick suite.
-Variables: WORK (./gpu-work), DEVICE (cuda), SHAPES ("tiny 7b 13b"), SUITE (full), PYTHON (python3), LIMIT (570),
-VENV (WORK/venv). A VENV that is given is used as it is, and nothing is installed into it.
+Variables: WORK (./gpu-work), DEVICE (cuda), SHAPES ("7b"), VISION (f16), LLM_TYPE (q4_k_m), SUITE (quick),
+BASELINE (torch), PYTHON (python3), LIMIT (570), LLAMA_LIBS (a folder with libllama.so and libggml*.so, built before).
 TEXT
 }
 
@@ -33,7 +33,7 @@ fail() {
 
 say() { echo "== $*" >&2; }
 
-ALL_STEPS=(environment llama onnx bundles parity measure merge)
+ALL_STEPS=(collect environment llama bundles parity measure merge)
 
 parse() {
     DEVICE=${DEVICE:-cuda}
@@ -61,32 +61,37 @@ settle() {
     REPOSITORY=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
     PYTHON=${PYTHON:-python3}
     LIMIT=${LIMIT:-570}
+    SUITE=${SUITE:-quick}
+    BASELINE=${BASELINE-torch}
+    VISION=${VISION:-f16}
+    LLM_TYPE=${LLM_TYPE:-q4_k_m}
     if [[ $DEVICE == cpu ]]; then
         SHAPES=${SHAPES:-tiny}
-        SUITE=${SUITE:-quick}
     else
-        SHAPES=${SHAPES:-tiny 7b 13b}
-        SUITE=${SUITE:-full}
+        SHAPES=${SHAPES:-7b}
         check_gpu
     fi
     WORK=${WORK:-gpu-work}
     mkdir -p "$WORK"
     WORK=$(cd "$WORK" && pwd)
-    OWN_VENV=no
-    [[ -n ${VENV:-} ]] || { VENV=$WORK/venv && OWN_VENV=yes; }
-    [[ $OWN_VENV == yes || -x $VENV/bin/python ]] || fail "VENV is $VENV, which has no bin/python"
-    export PATH=$VENV/bin:$PATH PIP_NO_INDEX=1 PIP_FIND_LINKS=$FOLDER PIP_DISABLE_PIP_VERSION_CHECK=1
-    export ORT_DISABLE_TELEMETRY=1 HF_HUB_OFFLINE=1
-    [[ ! -e $WORK/cublas/path ]] || LD_LIBRARY_PATH=$(cat "$WORK/cublas/path")${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}
-    [[ -z ${LD_LIBRARY_PATH:-} ]] || export LD_LIBRARY_PATH
+    export PYTHONPATH=$WORK/site${PYTHONPATH:+:$PYTHONPATH}
+    export PIP_NO_INDEX=1 PIP_DISABLE_PIP_VERSION_CHECK=1 ORT_DISABLE_TELEMETRY=1 HF_HUB_OFFLINE=1
+    local cuda
+    cuda=$(setup cuda-folders)
+    [[ -z $cuda ]] || export LD_LIBRARY_PATH=$cuda${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}
+    [[ -z ${LLAMA_LIBS:-} ]] || LLAMA_LIBS=$(cd "$LLAMA_LIBS" && pwd)
+    use_llama "${LLAMA_LIBS:-$WORK/llama-libs}"
 }
 
+# llama-cpp-python then takes its library from a folder, if it is there.
+use_llama() {
+    [[ ! -d $1 ]] || export LLAMA_CPP_LIB_PATH=$1 LD_LIBRARY_PATH=$1${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}
+}
+
+setup() { "$PYTHON" "$REPOSITORY/benchmarks/tools/gpu_setup.py" "$@"; }
+
 check_gpu() {
-    local toolkit=${CUDA_HOME:-/usr/local/cuda}/bin
-    [[ -n $(command -v nvcc) || ! -x $toolkit/nvcc ]] || PATH=$toolkit:$PATH
-    command -v nvcc >/dev/null || fail "no CUDA compiler: nvcc is neither on PATH nor in $toolkit;" \
-        "install the CUDA toolkit, or give --dry-cpu"
-    command -v nvidia-smi >/dev/null || fail "no NVIDIA driver: nvidia-smi is not on PATH"
+    command -v nvidia-smi >/dev/null || fail "no NVIDIA driver: nvidia-smi is not on PATH; give --dry-cpu without a GPU"
     CAPABILITY=$(nvidia-smi --query-gpu=compute_cap --format=csv,noheader | head -n 1 | tr -d '. ')
     [[ $CAPABILITY =~ ^[0-9]+$ ]] || fail "nvidia-smi gives no compute capability, but '$CAPABILITY'"
 }
@@ -111,31 +116,96 @@ once() {
     fi
 }
 
-# What is imported to make bundles and to measure them.
-packages=(numpy Pillow simplejpeg torch transformers optimum optimum-onnx onnx onnxscript onnx-ir gguf sentencepiece safetensors
-    tqdm diskcache Jinja2 typing_extensions)
+step_collect() { setup collect "$FOLDER" "$WORK/input"; }
 
 step_environment() {
-    "$PYTHON" -m venv "$VENV"
-    limited pip install --constraint "$REPOSITORY/constraints.txt" scikit-build-core cmake ninja "${packages[@]}"
-    ! compgen -G "$FOLDER/nvidia_cublas*.whl" >/dev/null || pip install --no-deps "$FOLDER"/nvidia_cublas*.whl
-    pip install nvidia-ml-py || say "FOLDER has no nvidia-ml-py: GPU memory and energy will not be measured"
-    limited pip install --no-build-isolation --no-deps "$REPOSITORY"
+    mkdir -p "$WORK/site"
+    local wheels=("$WORK"/input/*.whl)
+    if [[ -e ${wheels[0]} ]]; then
+        limited "$PYTHON" -m pip install --quiet --no-deps --upgrade --target "$WORK/site" "${wheels[@]}"
+    fi
+    for archive in "$WORK"/input/site-*.tar.*; do
+        [[ ! -e $archive ]] || tar -xf "$archive" -C "$WORK/site"
+    done
+    setup link "$REPOSITORY" "$WORK/site"
+    setup packages
+}
+
+# The Python files of llama-cpp-python, unless the machine has them.
+llama_package() {
+    has_llama && return
+    setup unpack-llama "$(llama_sdist)" "$WORK/site"
+}
+
+has_llama() { "$PYTHON" -c 'import importlib.util, sys; sys.exit(importlib.util.find_spec("llama_cpp") is None)'; }
+
+llama_sdist() {
+    local sdists=("$WORK"/input/llama_cpp_python-*.tar.gz)
+    [[ -e ${sdists[0]} && ${#sdists[@]} -eq 1 ]] || fail "$WORK/input should hold one llama_cpp_python-*.tar.gz"
+    echo "${sdists[0]}"
+}
+
+step_llama() {
+    local cuda=()
+    [[ $DEVICE == cpu ]] || cuda=(--cuda)
+    if [[ -z ${LLAMA_LIBS:-} && $DEVICE == cpu ]] && has_llama; then
+        say "llama: the machine's own"
+    else
+        [[ -n ${LLAMA_LIBS:-} ]] || build_llama
+        use_llama "${LLAMA_LIBS:-$WORK/llama-libs}"
+        setup check-libraries "$LLAMA_CPP_LIB_PATH" "${cuda[@]}"
+        llama_package
+    fi
+    "$PYTHON" -c 'import llama_cpp; print(llama_cpp.llama_print_system_info().decode())' >&2
+}
+
+build_llama() {
+    # CMake recognises its build folder by the path of the source, so neither may move between runs.
+    if [[ ! -e $WORK/llama-source/.unpacked ]]; then
+        mkdir -p "$WORK/llama-source"
+        tar -xzf "$(llama_sdist)" -C "$WORK/llama-source" --strip-components=1
+        touch "$WORK/llama-source/.unpacked"
+    fi
+    local flags=(-DGGML_NATIVE=ON) no_amx="-march=native -mno-amx-tile -mno-amx-int8 -mno-amx-bf16"
+    if grep -q amx_int8 /proc/cpuinfo; then # as in the Makefile
+        flags=(-DGGML_NATIVE=OFF "-DCMAKE_C_FLAGS=$no_amx" "-DCMAKE_CXX_FLAGS=$no_amx")
+    fi
+    if [[ $DEVICE == cuda ]]; then
+        local toolkit=${CUDA_HOME:-/usr/local/cuda}/bin
+        [[ -n $(command -v nvcc) || ! -x $toolkit/nvcc ]] || PATH=$toolkit:$PATH
+        command -v nvcc >/dev/null || fail "no CUDA compiler: nvcc is neither on PATH nor in $toolkit;" \
+            "install the CUDA toolkit, or give LLAMA_LIBS"
+        offer_cublas
+        # GGML_CUDA_NO_VMM: linking then needs no libcuda.so, which a bare machine may lack.
+        flags+=(-DGGML_CUDA=ON "-DCMAKE_CUDA_ARCHITECTURES=$CAPABILITY" -DGGML_CUDA_NO_VMM=ON)
+    fi
+    offer_libstdcxx
+    for part in TESTS TOOLS EXAMPLES SERVER COMMON; do flags+=("-DLLAMA_BUILD_$part=OFF"); done
+    limited cmake -S "$WORK/llama-source/vendor/llama.cpp" -B "$WORK/llama-build" -G Ninja \
+        -DCMAKE_BUILD_TYPE=Release -DBUILD_SHARED_LIBS=ON "-DCMAKE_SHARED_LINKER_FLAGS=-L$WORK/libstdcxx" "${flags[@]}"
+    limited cmake --build "$WORK/llama-build" -j "$(nproc)"
+    mkdir -p "$WORK/llama-libs"
+    cp -a "$WORK"/llama-build/bin/lib*.so* "$WORK/llama-libs/"
+}
+
+# Where only a static libstdc++ has the name that a linker looks for, it would get into the library.
+offer_libstdcxx() {
+    local shared
+    shared=$(ldconfig -p | awk '/libstdc\+\+\.so\.6/ { print $NF; exit }')
+    [[ -n $shared ]] || fail "no libstdc++.so.6 in the system's libraries"
+    mkdir -p "$WORK/libstdcxx"
+    ln -sf "$shared" "$WORK/libstdcxx/libstdc++.so"
 }
 
 # If Python's packages have cuBLAS and the toolkit has none, gives their libraries the names that a linker looks for.
 offer_cublas() {
-    local toolkit libraries
+    local toolkit libraries=""
     toolkit=$(dirname "$(dirname "$(readlink -f "$(command -v nvcc)")")")
     [[ ! -e $toolkit/lib64/libcublas.so ]] || return 0
-    for interpreter in "$VENV/bin/python" "$PYTHON"; do
-        libraries=$("$interpreter" -c '
-import importlib.util, pathlib
-spec = importlib.util.find_spec("nvidia")
-for place in spec.submodule_search_locations if spec else ():
-    for found in pathlib.Path(place).glob("*/lib/libcublas.so.*"):
-        print(found.parent)' | head -n 1)
-        [[ -z $libraries ]] || break
+    local folders
+    IFS=: read -ra folders <<<"$(setup cuda-folders)"
+    for folder in "${folders[@]}"; do
+        ! compgen -G "$folder/libcublas.so.*" >/dev/null || libraries=$folder
     done
     [[ -n $libraries ]] || { say "no cuBLAS beside nvcc nor among Python's packages: CMake may find one" && return 0; }
     say "cuBLAS of $libraries"
@@ -143,75 +213,44 @@ for place in spec.submodule_search_locations if spec else ():
     for name in cublas cublasLt; do
         ln -sf "$(compgen -G "$libraries/lib$name.so.*" | head -n 1)" "$WORK/cublas/lib$name.so"
     done
-    echo "$libraries" >"$WORK/cublas/path"
-    export CMAKE_LIBRARY_PATH=$WORK/cublas CPLUS_INCLUDE_PATH=$libraries/../include LD_LIBRARY_PATH=$libraries
+    export CMAKE_LIBRARY_PATH=$WORK/cublas CPLUS_INCLUDE_PATH=$libraries/../include
 }
 
-step_llama() {
-    local sdists=("$FOLDER"/llama_cpp_python-*.tar.gz)
-    [[ -e ${sdists[0]} && ${#sdists[@]} -eq 1 ]] || fail "$FOLDER should hold one llama_cpp_python-*.tar.gz"
-    # CMake recognises its build folder by the path of the source, so neither may move between runs.
-    if [[ ! -e $WORK/llama-source/.unpacked ]]; then
-        mkdir -p "$WORK/llama-source"
-        tar -xzf "${sdists[0]}" -C "$WORK/llama-source" --strip-components=1
-        touch "$WORK/llama-source/.unpacked"
-    fi
-    local flags="-DGGML_NATIVE=on" no_amx="-march=native -mno-amx-tile -mno-amx-int8 -mno-amx-bf16"
-    if grep -q amx_int8 /proc/cpuinfo; then # as in the Makefile
-        flags="-DGGML_NATIVE=off"
-        export CFLAGS=$no_amx CXXFLAGS=$no_amx
-    fi
-    if [[ $DEVICE == cuda ]]; then
-        offer_cublas
-        # GGML_CUDA_NO_VMM: linking then needs no libcuda.so, which a bare machine may lack.
-        flags="-DGGML_CUDA=on -DCMAKE_CUDA_ARCHITECTURES=$CAPABILITY -DGGML_CUDA_NO_VMM=on $flags"
-    fi
-    CMAKE_ARGS=$flags CMAKE_BUILD_PARALLEL_LEVEL=$(nproc) limited pip wheel --no-build-isolation --no-deps \
-        --config-settings=build-dir="$WORK/llama-build" --wheel-dir "$WORK/wheels" "$WORK/llama-source"
-    pip install --no-deps --force-reinstall "$WORK"/wheels/llama_cpp_python-*.whl
-}
-
-step_onnx() {
-    local package=onnxruntime
-    [[ $DEVICE == cpu ]] || ! compgen -G "$FOLDER/onnxruntime_gpu-*.whl" >/dev/null || package=onnxruntime-gpu
-    limited pip install "$package"
-}
+export_cli() { limited "$PYTHON" -m skingpt_edge.export.cli "$@"; }
 
 step_bundles() {
-    limited python -m skingpt_edge.export.cli synth --shape "$1" --force -o "$WORK/bundle-$1"
-}
-
-# The device of vision: the GPU only if this onnxruntime can use it, because asking for more is an error.
-vision_device() {
-    if [[ $DEVICE == cuda ]] && python -c '
-import onnxruntime, sys
-sys.exit("CUDAExecutionProvider" not in onnxruntime.get_available_providers())'; then
-        echo cuda
-    else
-        echo cpu
-    fi
+    local golden=$REPOSITORY/tests/data/golden/checkpoint
+    case $1 in
+    golden) # judged on the GPU, not here
+        export_cli bundle --vit "$golden/eva_vit_g.pth" --qformer "$golden/blip2_pretrained.pth" \
+            --adapter "$golden/skingpt4.pth" --llm "$golden/llm" --vision "$VISION" --llm-type f16 --force \
+            -o "$WORK/bundle-golden"
+        ;;
+    float16) export_cli synth --shape tiny --vision "$VISION" --llm-type f16 --force -o "$WORK/bundle-float16" ;;
+    *) export_cli synth --shape "$1" --vision "$VISION" --llm-type "$LLM_TYPE" --force -o "$WORK/bundle-$1" ;;
+    esac
 }
 
 step_parity() {
-    local vision other=()
-    vision=$(vision_device)
-    [[ $vision == "$DEVICE" ]] || say "this onnxruntime has no CUDA: vision runs on the CPU, the language model on the GPU"
+    local bundle=$WORK/bundle-$1 other=()
+    [[ $1 != demo ]] || bundle=$REPOSITORY/runtime/demo/bundle
     [[ $DEVICE == cuda ]] || other=(--threads-b 1) # the device is the same, the order of the sums is not
-    limited python -m skingpt_edge.benchmarks.tools.device_parity "$WORK/bundle-$1" --device-a cpu --device-b "$DEVICE" \
-        --vision-device-b "$vision" "${other[@]}" -o "$WORK/parity-$1.json" ||
+    limited "$PYTHON" -m skingpt_edge.benchmarks.tools.device_parity "$bundle" --device-a cpu --device-b "$DEVICE" \
+        --truth "${other[@]}" -o "$WORK/parity-$1.json" ||
         fail "parity of $1 is past its limits, or could not be measured: see above and $WORK/parity-$1.json;" \
             "the steps measure and merge can be run all the same"
 }
 
 step_measure() {
-    local devices=()
-    [[ $DEVICE == cpu ]] || devices=(--device cuda --vision-device "$(vision_device)")
-    limited python -m skingpt_edge.benchmarks.cli run "$WORK/bundle-$1" --suite "$SUITE" "${devices[@]}" \
+    local more=()
+    [[ $DEVICE == cpu ]] || more=(--device cuda)
+    [[ -z $BASELINE ]] || more+=(--baseline "$BASELINE")
+    limited "$PYTHON" -m skingpt_edge.benchmarks.cli run "$WORK/bundle-$1" --suite "$SUITE" "${more[@]}" \
         -o "$WORK/results-$1.json"
 }
 
 step_merge() {
-    python - "$WORK" <<'PYTHON'
+    "$PYTHON" - "$WORK" <<'PYTHON'
 import json, pathlib, sys
 
 work, kinds = pathlib.Path(sys.argv[1]), ("parity", "results")
@@ -228,9 +267,11 @@ main() {
     settle
     for step in "${STEPS[@]}"; do
         case $step in
-        bundles | parity | measure) for shape in $SHAPES; do once "$step-$shape"; done ;;
-        merge) say merge && step_merge ;;
-        *) if [[ $OWN_VENV == yes ]]; then once "$step"; else say "$step: VENV was given and is used as it is"; fi ;;
+        bundles) for shape in golden float16 $SHAPES; do once "bundles-$shape"; done ;;
+        parity) for shape in golden demo float16; do once "parity-$shape"; done ;;
+        measure) for shape in $SHAPES; do once "measure-$shape"; done ;;
+        collect | merge) say "$step" && "step_$step" ;; # each time, because there may be more
+        *) once "$step" ;;
         esac
     done
 }
