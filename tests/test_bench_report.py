@@ -68,7 +68,7 @@ def memory(engine, name, own, mapped=0.1):
     return {"engine": engine, "stage": name, "swap": 0, "vram": None, **sizes}
 
 
-def ratio_of(key, value):
+def ratio_of(key, value, known=CPU_RATIOS):
     note = "" if value else "memory is short"
     return ratio(
         {**GPU_RATIOS, **CPU_RATIOS}[key], [value * factor for factor in NOISE] if value else [], shape="7b", note=note
@@ -238,6 +238,44 @@ def test_an_earlier_profile_stands_beside_the_one_of_its_bundle(write, tmp_path)
     small, large = (tmp_path / "report/report.md").read_text().split("## synthetic-7b")
     assert "| Erf | 39 | 21.0 ms | 2.9 % | 78 | 500 ms |" in large
     assert "500 ms" not in small
+
+
+def gpu_document():
+    """As `document`, of a run on a GPU with the baseline on it."""
+    text = json.dumps(document())
+    for cpu, gpu in (("read_bandwidth", "gpu_read_bandwidth"), ("int8_peak", "gpu_int8_peak")):
+        text = text.replace(f'"{cpu}"', f'"{gpu}"')
+    found = json.loads(text.replace("torch bfloat16", "torch float16").replace("float32_peak", "gpu_float16_peak"))
+    found["stages"] = [entry for entry in found["stages"] if entry["engine"] != "torch float32"]
+    compiled = [
+        {**entry, "engine": "torch float16 compiled"} for entry in found["stages"] if entry["engine"] != "skingpt"
+    ]
+    found["stages"] += compiled
+    for entry in found["memory"]:
+        entry["vram"] = 7_500_000_000
+    found["ratios"] = {key: ratio_of(key, 4.2, GPU_RATIOS) for key in GPU_RATIOS}
+    return found
+
+
+def test_a_report_of_a_gpu_names_its_limits_and_baselines(write, tmp_path):
+    write_report([write(gpu_document())], tmp_path / "report")
+    report = (tmp_path / "report/report.md").read_text()
+    for words in (
+        "GPU's read bandwidth", "GPU's float16 peak", "GPU's int8 peak", "PyTorch float16, torch.compile", "VRAM",
+        "decode's reading of weights against the GPU's read bandwidth", "4.20 ms",
+    ):  # fmt: skip
+        assert words in unescape(report), words
+    assert "bfloat16" not in report
+    assert (tmp_path / "report/synthetic-7b-limits.png").exists()
+
+
+def test_results_of_a_gpu_and_of_a_processor_stand_side_by_side_and_are_compared(write, tmp_path):
+    paths = [write(document()), write(gpu_document())]
+    write_report(paths, tmp_path / "report")
+    assert "| – |" in (tmp_path / "report/report.md").read_text()
+    shown = compare(*paths)
+    assert "SkinGPT Edge: each further token, warm" in shown
+    assert "machine: " not in shown.partition("SkinGPT Edge")[0].replace("machine's", "")
 
 
 def test_a_run_that_measured_little_is_still_a_report(write, tmp_path):

@@ -58,7 +58,10 @@ def versions() -> dict[str, str]:
 def _onnxruntime() -> str:
     """Such as `1.32.0`, or `1.31.1 (onnxruntime-gpu, CUDA 13.0)` for a build of another name."""
     version = str(import_module("onnxruntime").__version__)
-    build = import_module("onnxruntime.capi.build_and_package_info")
+    try:
+        build = import_module("onnxruntime.capi.build_and_package_info")
+    except ImportError:  # a build without it
+        return version
     name, cuda = getattr(build, "package_name", "onnxruntime"), getattr(build, "cuda_version", None)
     if name == "onnxruntime":
         return version

@@ -63,17 +63,19 @@ class TorchBaseline:
 
     def _compile(self, *, whole: bool) -> None:
         """Compile what every picture and every token runs, and run it. Prompts have many lengths and stay eager."""
-        self._encode, self._query = (torch.compile(run, mode="reduce-overhead") for run in (self._encode, self._query))
-        if whole:
-            config = self._llama.config
-            self._static = StaticCache(config=config, max_cache_len=config.max_position_embeddings)
-            self._step = torch.compile(self._one_token, mode="reduce-overhead")
         try:
+            self._encode, self._query = (
+                torch.compile(run, mode="reduce-overhead") for run in (self._encode, self._query)
+            )
+            if whole:
+                config = self._llama.config
+                self._static = StaticCache(config=config, max_cache_len=config.max_position_embeddings)
+                self._step = torch.compile(self._one_token, mode="reduce-overhead")
             for _ in "123":  # CUDA graphs are recorded at the second run
                 embeds, _ = self._embed(photo(next(self._numbers)))
                 if whole:
                     self._answer({"before": [1], "after": [1], "answer": [1] * 4}, embeds)
-        except Exception as error:  # of the compiler, of the C++ or Triton compiler it starts, or of a driver
+        except Exception as error:  # of torch's compiler, of those it starts, or of another version of transformers
             first = str(error).strip().partition("\n")[0]
             raise EngineUnavailable(f"torch.compile failed: {type(error).__name__}: {first[:200]}") from error
 

@@ -45,6 +45,8 @@ AGREEMENT = 0.98
 """Lowest share of tokens that are the same, or so close on the first device that LOGITS allows either."""
 
 PICTURES, NEW_TOKENS, CONTEXT = 2, 32, 512
+KV_TYPE = {"a": "f16", "b": None}
+"""The CPU is measured with what a GPU takes, so that not the KV cache differs; the GPU as the product runs it."""
 SEQUENCE = 1  # of the language model's; which one does not matter
 
 
@@ -197,13 +199,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.add_argument(f"--device-{name}", default=device, choices=devices(), help="(%(default)s)")
         parser.add_argument(f"--vision-device-{name}", choices=devices(), help="of vision, if it is another")
         parser.add_argument(f"--threads-{name}", type=int, metavar="N", help="(the physical cores)")
-    parser.add_argument("--kv-type", choices=KV_TYPES, default="f16", help="of both, so that only devices differ")
+        parser.add_argument(f"--kv-type-{name}", choices=KV_TYPES, default=KV_TYPE[name], help="(%(default)s)")
     parser.add_argument("--truth", action="store_true", help="say which is nearer to float32 (needs torch and gguf)")
     parser.add_argument("-o", dest="output", type=Path, required=True, metavar="FILE")
     given = parser.parse_args(arguments)
     try:
-        a = Options(given.device_a, given.vision_device_a, threads=given.threads_a, kv_type=given.kv_type)
-        b = Options(given.device_b, given.vision_device_b, threads=given.threads_b, kv_type=given.kv_type)
+        a = Options(given.device_a, given.vision_device_a, threads=given.threads_a, kv_type=given.kv_type_a)
+        b = Options(given.device_b, given.vision_device_b, threads=given.threads_b, kv_type=given.kv_type_b)
         found = compare_devices(open_bundle(given.bundle), a, b, truth=given.truth)
         given.output.write_text(json.dumps(found, indent=1) + "\n")
     except SkinGPTError as error:
