@@ -70,9 +70,7 @@ def memory(engine, name, own, mapped=0.1):
 
 def ratio_of(key, value, known=CPU_RATIOS):
     note = "" if value else "memory is short"
-    return ratio(
-        {**GPU_RATIOS, **CPU_RATIOS}[key], [value * factor for factor in NOISE] if value else [], shape="7b", note=note
-    )
+    return ratio(known[key], [value * factor for factor in NOISE] if value else [], shape="7b", note=note)
 
 
 def document(name="synthetic-7b"):
@@ -270,12 +268,12 @@ def test_a_report_of_a_gpu_names_its_limits_and_baselines(write, tmp_path):
 
 
 def test_results_of_a_gpu_and_of_a_processor_stand_side_by_side_and_are_compared(write, tmp_path):
-    paths = [write(document()), write(gpu_document())]
+    paths = [write(document(), "cpu.json"), write(gpu_document(), "gpu.json")]
     write_report(paths, tmp_path / "report")
-    assert "| – |" in (tmp_path / "report/report.md").read_text()
+    assert "decode against torch bfloat16" in (tmp_path / "report/report.md").read_text()
     shown = compare(*paths)
     assert "SkinGPT Edge: each further token, warm" in shown
-    assert "machine: " not in shown.partition("SkinGPT Edge")[0].replace("machine's", "")
+    assert "machine: " not in shown  # they have no ceiling in common
 
 
 def test_a_run_that_measured_little_is_still_a_report(write, tmp_path):
