@@ -1,4 +1,4 @@
-"""Converts a graph's weights to smaller types, one tensor at a time.
+"""Converts a graph to a smaller arithmetic and its weights to smaller types, one tensor at a time.
 
 The whole model is never in memory. ONNX Runtime's and Optimum's own quantisers need 16 GB for the full-size encoder.
 For int8 ours gives the same graph as theirs, and a test compares the two.
@@ -15,28 +15,61 @@ import onnx_ir as ir
 from ..engines.errors import ExportError
 
 BLOCK = 128  # weights that share a scale in int8-block
-SMALL = 1024  # tensors below this many values stay float32
+PRODUCTS = {"Conv", "MatMul", "MultiHeadAttention"}
+BETWEEN = {"Add", "Gelu", "Split"}  # computed in float16 where they stand between two products
 
 FLOAT, FLOAT16, INT8, UINT8 = ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.INT8, ir.DataType.UINT8
 Array = npt.NDArray[Any]
 
 
-def store_float16(model: ir.Model) -> None:
-    """Store large weights as float16 and cast them up where they are used: half the size, float32 arithmetic.
+def compute_float16(model: ir.Model) -> None:
+    """Multiply matrices in float16; keep the residual stream and LayerNorm in float32.
 
-    The original stores its ViT's matrices as float16 too, so for these nothing is lost.
+    Products, attention, and what lies between two of them take and give float16. Their weights are stored as float16
+    and used as they are. Everything else stays float32, as in the original on a GPU, which runs under torch's autocast:
+    the residual stream grows from block to block and could pass float16's largest value, 65504. Raises ExportError when
+    written, if a weight passes it.
     """
     graph = model.graph
-    for name, value in list(graph.initializers.items()):
-        tensor = value.const_value
-        if tensor is None or tensor.dtype != FLOAT or tensor.size < SMALL:
-            continue
-        shape = tuple(tensor.shape.numpy())
-        half = add_weight(graph, f"{name}.f16", FLOAT16, shape, tensor, partial(to_float16, name=name))
-        cast = ir.node("Cast", [half], attributes={"to": FLOAT.value})
-        value.replace_all_uses_with(cast.outputs[0])
-        graph.insert_before(graph[0], cast)
+    half = float16_nodes(graph)
+    casts: dict[tuple[ir.Value, ir.DataType], ir.Value] = {}
+    for node in list(graph):
+        kind = FLOAT16 if node in half else FLOAT
+        for position, value in enumerate(node.inputs):
+            if value is None or value.dtype not in (FLOAT, FLOAT16) or value.dtype == kind:
+                continue
+            if value.const_value is not None:
+                found = half_weight(graph, value)
+            elif (value, kind) not in casts:
+                cast = ir.node("Cast", [value], attributes={"to": kind.value})
+                found = casts[value, kind] = cast.outputs[0]
+                found.name, found.shape, found.type = f"{value.name}.{kind.name}", value.shape, ir.TensorType(kind)
+                graph.insert_before(node, cast)
+            else:
+                found = casts[value, kind]
+            node.replace_input_with(position, found)
+        if node in half:
+            for output in node.outputs:
+                output.type = ir.TensorType(FLOAT16)
     drop_unused_weights(graph)
+
+
+def float16_nodes(graph: ir.Graph) -> set[ir.Node]:
+    """The products, and the nodes whose results only other float16 nodes use."""
+    half: set[ir.Node] = set()
+    for node in reversed(graph):
+        users = {user for output in node.outputs for user in output.consumers()}
+        between = node.op_type in BETWEEN and not any(output.is_graph_output() for output in node.outputs)
+        if node.op_type in PRODUCTS or (between and users <= half):
+            half.add(node)
+    return half
+
+
+def half_weight(graph: ir.Graph, value: ir.Value) -> ir.Value:
+    """The float16 weight made of a float32 one."""
+    tensor, name = value.const_value, f"{value.name}.f16"
+    assert tensor is not None
+    return add_weight(graph, name, FLOAT16, tuple(tensor.shape.numpy()), tensor, partial(to_float16, name=name))
 
 
 def to_float16(values: Array, name: str) -> Array:
@@ -128,7 +161,7 @@ def block_scales(weight: Array) -> Array:
 
 PRECISIONS: dict[str, Callable[[ir.Model], None] | None] = {
     "f32": None,
-    "f16": store_float16,
+    "f16": compute_float16,
     "int8": quantise_int8,
     "int8-block": quantise_int8_blocks,
 }

@@ -1,11 +1,12 @@
 """Reads and checks `bundle.json`, the description of a bundle.
 
-Format 2 is written; format 1 is read, too. An unknown format or field is an error, because ignoring it could change
-what is computed.
+Format 3 is written; formats 1 and 2 are read, too. An unknown format or field is an error, because ignoring it could
+change what is computed.
 """
 
 import json
 import types
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, is_dataclass
 from reprlib import repr as _short
 from typing import Any, get_args, get_origin, get_type_hints
@@ -14,7 +15,7 @@ from ..engines.base import KV_TYPES
 from ..engines.errors import BundleError, InputError
 from .sampling import GenerationConfig
 
-FORMAT = 2
+FORMAT = 3
 MANIFEST = "bundle.json"
 MIN_CONTEXT, MAX_CONTEXT = 64, 32768
 MAX_IMAGE_SIZE = 1024
@@ -73,6 +74,11 @@ class VisionPart:
     encoder: str
     qformer: str
     precision: str
+    """What `skingpt-export bundle --vision` calls weights and arithmetic together."""
+    weights: str
+    """Type that the matrices are stored in."""
+    arithmetic: str
+    """Type that they are multiplied in. Norms and sums along the layers are float32 in every precision."""
 
 
 @dataclass(frozen=True)
@@ -90,6 +96,14 @@ class SpecialTokens:
 
 FORMAT_1_SPECIAL_TOKENS = {"unk": 0, "bos": 1, "eos": 2}
 """Format 1 did not name them: every bundle was of a Llama with these."""
+
+FORMAT_2_TYPES = {
+    "f32": {"weights": "float32", "arithmetic": "float32"},
+    "f16": {"weights": "float16", "arithmetic": "float32"},
+    "int8": {"weights": "int8", "arithmetic": "int8"},
+    "int8-block": {"weights": "int8", "arithmetic": "int8"},
+}
+"""Formats 1 and 2 named only the precision. `f16` was how weights were stored, and they were cast up to multiply."""
 
 
 @dataclass(frozen=True)
@@ -213,21 +227,32 @@ def read_manifest(text: str) -> Manifest:
     if not isinstance(data, dict):
         raise BundleError(f"{MANIFEST}: expected an object")
     found = data.get("format")
-    if found not in (1, FORMAT):
-        raise BundleError(f"{MANIFEST}: this is format {_short(found)}, this runtime reads formats 1 and {FORMAT}")
+    if type(found) is not int or not 1 <= found <= FORMAT:
+        raise BundleError(f"{MANIFEST}: this is format {_short(found)}, this runtime reads formats 1 to {FORMAT}")
     if found == 1 and isinstance(data.get("llm"), dict):
-        _complete(data, MANIFEST, "self_test", None)
-        _complete(data["llm"], f"{MANIFEST}.llm", "special_tokens", dict(FORMAT_1_SPECIAL_TOKENS))
+        _complete(data, MANIFEST, 1, {"self_test": None})
+        _complete(data["llm"], f"{MANIFEST}.llm", 1, {"special_tokens": dict(FORMAT_1_SPECIAL_TOKENS)})
+    if found < FORMAT and isinstance(data.get("vision"), dict):
+        _complete(data["vision"], f"{MANIFEST}.vision", found, _types(data["vision"].get("precision")))
     manifest: Manifest = _parse(Manifest, data, MANIFEST)
     _check(manifest)
     return manifest
 
 
-def _complete(part: dict[str, Any], where: str, name: str, value: Any) -> None:
-    """Give a part of format 1 a field that format 2 has."""
-    if name in part:
-        raise BundleError(f"{where}: unknown field {name!r} in format 1")
-    part[name] = value
+def _complete(part: dict[str, Any], where: str, version: int, missing: Mapping[str, Any]) -> None:
+    """Give a part of an earlier format the fields that it did not have."""
+    for name, value in missing.items():
+        if name in part:
+            raise BundleError(f"{where}: unknown field {name!r} in format {version}")
+        part[name] = value
+
+
+def _types(precision: Any) -> dict[str, str]:
+    """Types of weights and arithmetic of a precision before format 3."""
+    if not isinstance(precision, str) or precision not in FORMAT_2_TYPES:
+        known = ", ".join(FORMAT_2_TYPES)
+        raise BundleError(f"{MANIFEST}: vision.precision is {_short(precision)}; known are {known}")
+    return FORMAT_2_TYPES[precision]
 
 
 def _check(manifest: Manifest) -> None:

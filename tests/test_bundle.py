@@ -35,7 +35,7 @@ def test_the_bundle_of_format_1_is_read_for_ever():
     opened = open_bundle(FORMAT_1)
     assert opened.manifest.format == 1
     assert opened.manifest.llm.special_tokens == SpecialTokens(0, 1, 2)
-    assert read_manifest(opened.manifest.to_json()) == replace(opened.manifest, format=2)
+    assert read_manifest(opened.manifest.to_json()) == replace(opened.manifest, format=3)
 
 
 @pytest.fixture
@@ -47,8 +47,21 @@ def format_2(copy) -> Path:
 def test_the_bundle_of_format_2_is_read_for_ever(format_2):
     opened = open_bundle(format_2)
     assert opened.manifest.format == 2
-    assert opened.manifest.to_json() == FORMAT_2.read_text()
+    numbers = {"weights": "int8", "arithmetic": "int8"}
+    expected = json.loads(FORMAT_2.read_text())
+    expected.update(format=3, vision=expected["vision"] | numbers)
+    assert json.loads(opened.manifest.to_json()) == expected
     assert opened.manifest.llm.special_tokens == SpecialTokens(0, 1, 2)
+
+
+@pytest.mark.parametrize(("precision", "weights", "arithmetic"), [
+    ("f32", "float32", "float32"), ("f16", "float16", "float32"), ("int8", "int8", "int8"),
+    ("int8-block", "int8", "int8"),
+])  # fmt: skip
+def test_float16_was_only_a_way_to_store_weights_before_format_3(precision, weights, arithmetic, format_2):
+    edit(format_2, lambda d: d["vision"].update(precision=precision))
+    vision = read_bundle(format_2).manifest.vision
+    assert (vision.precision, vision.weights, vision.arithmetic) == (precision, weights, arithmetic)
 
 
 def test_special_tokens_of_format_2_are_its_own(format_2):
@@ -82,11 +95,16 @@ def test_an_answer_is_the_same_in_either_format(format_2):
 
 
 CHANGES = {
-    "an unknown format": (lambda d: d.update(format=3), r"format 3, this runtime reads formats 1 and 2"),
+    "an unknown format": (lambda d: d.update(format=4), r"format 4, this runtime reads formats 1 to 3"),
     "a field of format 2": (
         lambda d: d["llm"].update(special_tokens={}),
         r"unknown field 'special_tokens' in format 1",
     ),
+    "a field of format 3": (
+        lambda d: d["vision"].update(arithmetic="float16"),
+        r"vision: unknown field 'arithmetic' in format 1",
+    ),
+    "an unknown precision": (lambda d: d["vision"].update(precision="f8"), r"vision.precision is 'f8'; known are f32"),
     "a self-test in format 1": (lambda d: d.update(self_test=None), r"unknown field 'self_test' in format 1"),
     "a mean beyond any pixel": (lambda d: d["image"].update(mean=[0.5, 0.5, 2**31]), r"must be at most 10"),
     "no format": (lambda d: d.pop("format"), r"format None"),
