@@ -63,7 +63,7 @@ def gpu_requirements(bundle: Bundle, setup: Setup, free: int | None = None) -> G
     header = read_gguf_header(bundle.file(manifest.llm.file))
     part = manifest.vision
     # ONNX Runtime computes in float32 what is only stored as float16, and keeps the larger weights alone.
-    cast_up = part.precision == "f16" and getattr(part, "arithmetic", "float32") == "float32"
+    cast_up = part.precision == "f16" and part.arithmetic == "float32"
     graphs = [
         (2 if cast_up else 1)
         * sum(manifest.files[file].size for file in (name, f"{name}.data") if file in manifest.files)

@@ -62,7 +62,7 @@ def test_the_service_is_started_as_it_says(folder):
     assert "`skingpt serve BUNDLE --check`" in README
     options = ("--check", "--port", str(free_port()), "--token-file", folder / "token")
     checked = run("skingpt", "serve", ROOT / "runtime/demo/bundle", *options)
-    assert (checked.returncode, checked.stderr) == (0, "nothing is wrong\n")
+    assert (checked.returncode, checked.stdout) == (0, "nothing is wrong\n")
 
 
 LINES = [line for line in README.splitlines() if line.startswith("    skingpt ") and "skingpt serve" not in line]
