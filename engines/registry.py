@@ -13,6 +13,7 @@ from typing import Any
 
 from .base import GraphEngine, GraphSetup, LanguageModel, LanguageModelSetup
 from .errors import EngineUnavailable, InputError
+from .tensorrt_rtx_plan import Plan
 
 
 @dataclass(frozen=True)
@@ -22,6 +23,8 @@ class Engine:
     module: str
     class_name: str
     devices: tuple[str, ...]
+    needs_plan: bool = False
+    """It runs what was compiled of a graph for this machine's GPU, and is opened with `(path, setup, plan)`."""
 
     def load(self) -> Any:
         """The engine's class. Raises EngineUnavailable if its library is not installed."""
@@ -40,6 +43,7 @@ class Engine:
 
 GRAPH_ENGINES = {
     "onnxruntime": Engine("skingpt_edge.engines.onnx_runtime", "OrtGraph", ("cpu", "cuda")),
+    "tensorrt-rtx": Engine("skingpt_edge.engines.tensorrt_rtx", "TensorRtxGraph", ("cuda",), needs_plan=True),
 }
 LANGUAGE_MODELS = {
     "llama.cpp": Engine("skingpt_edge.engines.llama_cpp_model", "LlamaCppModel", ("cpu", "cuda")),
@@ -67,10 +71,14 @@ def choose(engines: Mapping[str, Engine], name: str | None, device: str) -> str:
     raise InputError(f"device {device!r} is unknown to {' and '.join(names)}; known are {', '.join(there)}")
 
 
-def open_graph(path: Path, setup: GraphSetup) -> GraphEngine:
-    """Load a graph. Raises BundleError for a file that is no graph, EngineUnavailable."""
-    engine: GraphEngine = GRAPH_ENGINES[setup.engine].load()(path, setup)
-    return engine
+def open_graph(path: Path, setup: GraphSetup, plan: Plan | None = None) -> GraphEngine:
+    """Load a graph; `plan` is what was built of it, for an engine that needs one and would otherwise build it now.
+
+    Raises BundleError for a file that is no graph, EngineError, EngineUnavailable.
+    """
+    engine = GRAPH_ENGINES[setup.engine]
+    graph: GraphEngine = engine.load()(path, setup, plan) if engine.needs_plan else engine.load()(path, setup)
+    return graph
 
 
 def open_language_model(path: Path, setup: LanguageModelSetup) -> LanguageModel:

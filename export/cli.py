@@ -6,12 +6,14 @@ Exit codes: 0 done, 2 usage, 3 a picture cannot be used, 4 checkpoints or bundle
 import argparse
 import json
 import sys
+import time
 from collections.abc import Sequence
 from dataclasses import asdict
 from hashlib import sha256
 from pathlib import Path
 
 from ..engines.errors import ExportError, SkinGPTError
+from ..engines.tensorrt_rtx_plan import TARGETS
 from ..runtime.bundle import default_bundle, read_bundle
 from ..runtime.manifest import Manifest
 from ..runtime.skingpt import SkinGPT
@@ -86,6 +88,16 @@ def _upgrade(options: argparse.Namespace) -> None:
     from .make import upgrade_bundle
 
     _tell(options, upgrade_bundle(options.output))
+
+
+def _engine(options: argparse.Namespace) -> None:
+    from ..runtime.plan_cache import build_ahead
+    from ..runtime.verification import open_bundle
+
+    begun = time.perf_counter()
+    for built in build_ahead(open_bundle(options.bundle), options.target):
+        seconds, begun = time.perf_counter() - begun, time.perf_counter()
+        print(f"{built.graph} for {options.target}: {built.size / 1e6:,.0f} MB in {seconds:.1f} s: {built.file}")
 
 
 def _evaluate(options: argparse.Namespace) -> None:
@@ -195,6 +207,11 @@ def _parser() -> argparse.ArgumentParser:
     upgrade.add_argument("output", type=Path, metavar="BUNDLE")
     upgrade.add_argument("--json", action="store_true", help="print the result as JSON on standard output")
     upgrade.set_defaults(run=_upgrade, kept="bundle.json is as it was")
+
+    engine = commands.add_parser("engine", help="build TensorRT-RTX's plans of a bundle ahead of time, without a GPU")
+    engine.add_argument("bundle", type=Path, metavar="BUNDLE")
+    engine.add_argument("--target", required=True, choices=TARGETS, help="compute capability of the GPU")
+    engine.set_defaults(run=_engine, kept="plans that were finished are kept")
     _add_demo_commands(commands)
     return parser
 

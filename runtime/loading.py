@@ -5,9 +5,11 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 
 from ..engines import registry
-from ..engines.base import GraphSetup, LanguageModel, LanguageModelSetup
+from ..engines.base import GraphEngine, GraphSetup, LanguageModel, LanguageModelSetup
 from .bundle import Bundle
+from .check_picture import check_vision
 from .options import Setup
+from .plan_cache import plan_for
 from .vision import VisionModel
 
 
@@ -39,16 +41,27 @@ def load(bundle: Bundle, setup: Setup) -> Engines:
 
 
 def load_vision(bundle: Bundle, setup: GraphSetup) -> VisionModel:
-    """Load a bundle's two graphs. Raises BundleError, EngineError."""
+    """Load a bundle's two graphs. What was compiled for this machine is compared with the bundle's self-test at once.
+
+    Raises BundleError, EngineError.
+    """
     part = bundle.manifest.vision
     with ExitStack() as stack:
         graphs = []
         for name in (part.encoder, part.qformer):
-            graphs.append(registry.open_graph(bundle.file(name), setup))
+            graphs.append(_open_graph(bundle, name, setup))
             stack.callback(graphs[-1].close)
         vision = VisionModel(bundle, *graphs)
+        if registry.GRAPH_ENGINES[setup.engine].needs_plan:
+            check_vision(vision, bundle.manifest)
         stack.pop_all()  # from here on `vision` closes them
         return vision
+
+
+def _open_graph(bundle: Bundle, name: str, setup: GraphSetup) -> GraphEngine:
+    if registry.GRAPH_ENGINES[setup.engine].needs_plan:
+        return registry.open_graph(bundle.file(name), setup, plan_for(bundle, name))
+    return registry.open_graph(bundle.file(name), setup)
 
 
 def load_language_model(bundle: Bundle, setup: LanguageModelSetup) -> LanguageModel:

@@ -9,13 +9,13 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from ..engines.base import Floats, LanguageModel
 from ..engines.errors import BundleError, EngineUnavailable, NumericalError, SkinGPTError
 from ..engines.gguf_header import check_finite, read_gguf_header
 from ..engines.onnx_file import check_onnx_file
 from .bundle import Bundle, read_bundle
+from .check_picture import spread, test_picture
 from .image import preprocess
 from .loading import load
 from .manifest import Manifest, SelfTest
@@ -25,7 +25,7 @@ from .resolving import resolve
 from .skingpt import SkinGPT
 from .vision import as_embedding
 
-SPREAD, LARGEST = 64, 32
+LARGEST = 32
 LIMIT = 0.1
 """Largest difference of stored and found values, as a part of the stored ones' length.
 
@@ -49,19 +49,13 @@ def run_self_test(bundle: Bundle, options: Options, tokens: Sequence[int] = ()) 
     if not (np.isfinite(image.embeds).all() and np.isfinite(logits).all()):
         raise NumericalError("the self-test gives NaN or infinity")
     largest = np.argsort(-logits, kind="stable")[:LARGEST].tolist()
-    chosen = [token for token in tokens if token < len(logits)] or sorted({*_spread(len(logits)), *largest})
+    chosen = [token for token in tokens if token < len(logits)] or sorted({*spread(len(logits)), *largest})
     values = image.embeds.ravel()
     return SelfTest(
         tokenizer_sha256=tokenizer,
-        image_embeds=tuple(_rounded(values[_spread(len(values))])),
+        image_embeds=tuple(_rounded(values[spread(len(values))])),
         logits=dict(zip(map(str, chosen), _rounded(logits[chosen]), strict=True)),
     )
-
-
-def test_picture() -> Image.Image:
-    """An RGB picture (64 × 48) with light, dark and all colours in it, the same on every machine."""
-    y, x = np.mgrid[0:48, 0:64]
-    return Image.fromarray(np.stack((x * 4, y * 5, (x + y) * 2), axis=-1).astype(np.uint8))
 
 
 def compare(stored: SelfTest, found: SelfTest) -> None:
@@ -85,10 +79,6 @@ def _difference(expected: Sequence[float], computed: Sequence[float]) -> float:
     """Length of the difference as a part of the expected values' length, both without their mean."""
     a, b = (np.asarray(values) - np.mean(values) for values in (expected, computed))
     return float(np.linalg.norm(a - b) / max(float(np.linalg.norm(a)), 1e-12))
-
-
-def _spread(count: int) -> list[int]:
-    return [int(place) for place in np.linspace(0, count - 1, min(SPREAD, count))]
 
 
 def _rounded(values: Floats) -> list[float]:

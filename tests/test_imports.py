@@ -27,6 +27,8 @@ MAY_IMPORT = {
 # The same model in torch, whose modules are export's.
 IN_TORCH = {"benchmarks.measure.torch_baseline", "benchmarks.tools.float32_truth"}
 HEAVY = {"torch", "transformers", "onnx", "onnxruntime", "tensorrt", "llama_cpp", "gguf", "sentencepiece"}
+BASELINE = "benchmarks.measure.torch_baseline"  # the same model in torch, whose modules are export's
+HEAVY = {"torch", "transformers", "onnx", "onnxruntime", "tensorrt_rtx_bindings", "llama_cpp", "gguf", "sentencepiece"}
 
 
 def module_name(path: Path) -> str:

@@ -105,7 +105,10 @@ def test_a_device_chooses_the_engine_that_has_it(environment):
 def test_a_device_is_checked_against_the_engine_that_will_have_it(environment):
     result = run("skingpt", "info", "--device", "perch", env=environment)
     assert result.returncode == 3
-    assert "device 'perch' is unknown to onnxruntime and mirror; known are cpu, cuda, wall" in result.stderr
+    assert (
+        "device 'perch' is unknown to onnxruntime and tensorrt-rtx and mirror; known are cpu, cuda, wall"
+        in result.stderr
+    )
 
 
 def test_python_has_it(environment):

@@ -1,0 +1,178 @@
+"""The first NVIDIA GPU: what it is, memory on it and copies to and from it, by calling the driver directly.
+
+The driver brings both libraries used here, so nothing else need be installed for these few functions; CUDA's own
+runtime and cuda-bindings (8 MB) would. Names, numbers and types are those of CUDA's `cuda.h` and of NVML's `nvml.h`.
+"""
+
+import ctypes
+from ctypes import POINTER, byref, c_char_p, c_int, c_size_t, c_ubyte, c_uint, c_uint64, c_void_p
+from dataclasses import dataclass
+from functools import cache
+
+from .base import Array
+from .errors import EngineError, EngineUnavailable
+
+CUDA, NVML = "libcuda.so.1", "libnvidia-ml.so.1"
+OUT_OF_MEMORY = 2
+CAPABILITY_MAJOR, CAPABILITY_MINOR = 75, 76  # CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_*
+NAME_BYTES, VERSION_BYTES = 256, 80
+ARGUMENTS = {
+    "cuInit": (c_uint,),
+    "cuDeviceGetCount": (POINTER(c_int),),
+    "cuDeviceGet": (POINTER(c_int), c_int),
+    "cuDeviceGetName": (c_char_p, c_int, c_int),
+    "cuDeviceGetAttribute": (POINTER(c_int), c_int, c_int),
+    "cuDevicePrimaryCtxRetain": (POINTER(c_void_p), c_int),
+    "cuDevicePrimaryCtxRelease_v2": (c_int,),
+    "cuCtxSetCurrent": (c_void_p,),
+    "cuStreamCreate": (POINTER(c_void_p), c_uint),
+    "cuStreamSynchronize": (c_void_p,),
+    "cuStreamDestroy_v2": (c_void_p,),
+    "cuMemAlloc_v2": (POINTER(c_uint64), c_size_t),
+    "cuMemFree_v2": (c_uint64,),
+    "cuMemsetD8_v2": (c_uint64, c_ubyte, c_size_t),
+    "cuMemcpyHtoDAsync_v2": (c_uint64, c_void_p, c_size_t, c_void_p),
+    "cuMemcpyDtoHAsync_v2": (c_void_p, c_uint64, c_size_t, c_void_p),
+    "cuGetErrorString": (c_int, POINTER(c_char_p)),
+}
+
+
+@dataclass(frozen=True)
+class GpuFacts:
+    """What a plan for a GPU depends on."""
+
+    name: str
+    target: str
+    """Its compute capability, `sm89` for 8.9."""
+    driver: str
+    """Version of the driver, as nvidia-smi shows it."""
+
+
+def gpu_facts() -> GpuFacts:
+    """Of the first GPU. Raises EngineUnavailable if there is none, or no driver."""
+    device = _first_device()
+    name = ctypes.create_string_buffer(NAME_BYTES)
+    _call("cuDeviceGetName", name, NAME_BYTES, device)
+    major, minor = c_int(), c_int()
+    _call("cuDeviceGetAttribute", byref(major), CAPABILITY_MAJOR, device)
+    _call("cuDeviceGetAttribute", byref(minor), CAPABILITY_MINOR, device)
+    return GpuFacts(name.value.decode(), f"sm{major.value}{minor.value}", _driver_version())
+
+
+class Gpu:
+    """The context of the first GPU that the CUDA runtime of this process uses too, a stream, and memory."""
+
+    def __init__(self) -> None:
+        """Raises EngineUnavailable if there is no GPU or driver, EngineError."""
+        self._device = _first_device()
+        self._context, self._stream = c_void_p(), c_void_p()
+        self._sizes: dict[int, int] = {}
+        _call("cuDevicePrimaryCtxRetain", byref(self._context), self._device)
+        try:
+            self.enter()
+            _call("cuStreamCreate", byref(self._stream), 1)  # 1: does not wait for the default stream
+        except BaseException:
+            self.close()
+            raise
+
+    @property
+    def stream(self) -> int:
+        """The stream's handle."""
+        return self._stream.value or 0
+
+    def enter(self) -> None:
+        """Make the calling thread use this GPU; every thread does so before anything else."""
+        _call("cuCtxSetCurrent", self._context)
+
+    def allocate(self, size: int) -> int:
+        """The address of `size` bytes on the GPU. Raises EngineError if they are not free."""
+        address = c_uint64()
+        _call("cuMemAlloc_v2", byref(address), size)
+        self._sizes[address.value] = size
+        return address.value
+
+    def send(self, array: Array, address: int) -> None:
+        """Copy a contiguous array to the GPU; it must stay as it is until `wait` returns."""
+        self._check(array, address)
+        _call("cuMemcpyHtoDAsync_v2", address, array.ctypes.data, array.nbytes, self._stream)
+
+    def fetch(self, array: Array, address: int) -> None:
+        """Fill a contiguous array from the GPU; it is filled when `wait` returns."""
+        self._check(array, address)
+        _call("cuMemcpyDtoHAsync_v2", array.ctypes.data, address, array.nbytes, self._stream)
+
+    def wait(self) -> None:
+        """Until everything that was put into the stream is done. Raises EngineError for what failed in it."""
+        _call("cuStreamSynchronize", self._stream)
+
+    def close(self) -> None:
+        """Overwrite and free the memory; closing again does nothing."""
+        if not self._context:
+            return
+        self.enter()
+        while self._sizes:
+            address, size = self._sizes.popitem()
+            _call("cuMemsetD8_v2", address, 0, size)  # it held a patient's picture
+            _call("cuMemFree_v2", address)
+        if self._stream:
+            _call("cuStreamDestroy_v2", self._stream)
+        self._context = c_void_p()
+        _call("cuDevicePrimaryCtxRelease_v2", self._device)
+
+    def _check(self, array: Array, address: int) -> None:
+        # The driver would copy beyond an end without a word.
+        if not array.flags.c_contiguous or array.nbytes > self._sizes[address]:
+            raise EngineError(f"an array of {array.nbytes} bytes does not fit {self._sizes[address]} on the GPU")
+
+
+def _first_device() -> int:
+    _call("cuInit", 0)
+    count, device = c_int(), c_int()
+    _call("cuDeviceGetCount", byref(count))
+    if not count.value:
+        raise EngineUnavailable("device 'cuda' was asked for, but this machine has no NVIDIA GPU: ask for 'cpu'")
+    _call("cuDeviceGet", byref(device), 0)
+    return device.value
+
+
+@cache
+def _library() -> ctypes.CDLL:
+    library = _load(CUDA)
+    for name, arguments in ARGUMENTS.items():
+        getattr(library, name).argtypes = arguments
+    return library
+
+
+def _load(name: str) -> ctypes.CDLL:
+    try:
+        return ctypes.CDLL(name)
+    except OSError as error:
+        raise EngineUnavailable(
+            f"device 'cuda' was asked for, but NVIDIA's driver is not installed ({error}): install it, or ask for 'cpu'"
+        ) from None
+
+
+def _call(function: str, *arguments: object) -> None:
+    """Call the driver. Raises EngineUnavailable where it cannot start at all, EngineError for any other failure."""
+    library = _library()
+    code = getattr(library, function)(*arguments)
+    if code == 0:
+        return
+    text = c_char_p()
+    library.cuGetErrorString(code, byref(text))
+    reason = (text.value or b"unknown").decode()
+    if function == "cuInit":
+        raise EngineUnavailable(f"device 'cuda' was asked for, but NVIDIA's driver cannot start: {reason} ({code})")
+    if code == OUT_OF_MEMORY:
+        raise EngineError("the GPU has too little free memory: close other programs that use it, or ask for 'cpu'")
+    raise EngineError(f"the GPU failed: {function}: {reason} ({code})")
+
+
+def _driver_version() -> str:
+    library = _load(NVML)
+    version = ctypes.create_string_buffer(VERSION_BYTES)
+    code = library.nvmlInit_v2() or library.nvmlSystemGetDriverVersion(version, c_uint(VERSION_BYTES))
+    if code:
+        raise EngineUnavailable(f"the version of NVIDIA's driver cannot be read ({NVML}: error {code})")
+    library.nvmlShutdown()
+    return version.value.decode()
