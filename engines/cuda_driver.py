@@ -121,8 +121,10 @@ class Gpu:
 
     def _check(self, array: Array, address: int) -> None:
         # The driver would copy beyond an end without a word.
-        if not array.flags.c_contiguous or array.nbytes > self._sizes[address]:
+        if array.nbytes > self._sizes[address]:
             raise EngineError(f"an array of {array.nbytes} bytes does not fit {self._sizes[address]} on the GPU")
+        if not array.flags.c_contiguous:
+            raise EngineError("an array that is not contiguous cannot be copied to or from the GPU")
 
 
 def _first_device() -> int:

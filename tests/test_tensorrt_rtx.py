@@ -85,7 +85,7 @@ def test_int8_is_refused_and_the_remedy_named(make_bundle):
 def test_other_graphs_that_cannot_be_built_are_refused(tmp_path):
     path = tmp_path / "graph.onnx"
     path.write_bytes(b"no graph")
-    with pytest.raises(BundleError, match="graph.onnx"):
+    with pytest.raises(BundleError, match=r"graph\.onnx"):
         build_plan(path, "sm89")
     fixed = [onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [2, 3]) for name in "ab"]
     graph = onnx.helper.make_graph([onnx.helper.make_node("Relu", ["a"], ["b"])], "g", fixed[:1], fixed[1:])
@@ -108,7 +108,7 @@ def test_a_missing_library_says_what_to_install(bundle, monkeypatch):
 
 @without_gpu
 def test_without_a_gpu_it_is_an_error_and_no_other_engine_runs(bundle):
-    with pytest.raises(EngineUnavailable, match="NVIDIA's driver is not installed.*install it, or ask for 'cpu'"):
+    with pytest.raises(EngineUnavailable, match=r"NVIDIA's driver is not installed.*install it, or ask for 'cpu'"):
         TensorRtxGraph(bundle.file(QFORMER), ON_GPU)
     engine = ("--vision-device", "cuda", "--vision-engine", "tensorrt-rtx")
     result = run("skingpt", "chat", PICTURE, "-q", "What?", "--bundle", bundle.path, *engine)
@@ -257,7 +257,7 @@ def test_a_graph_that_changed_since_the_bundle_was_made_is_not_built(bundle, tmp
 
 def test_a_cache_that_cannot_be_written_is_an_error_where_plans_are_built_for_it(bundle, tmp_path):
     (tmp_path / "cache").write_text("a file in its place")
-    with pytest.raises(EngineError, match="the plan of vision_encoder.onnx cannot be kept"):
+    with pytest.raises(EngineError, match=r"the plan of vision_encoder\.onnx cannot be kept"):
         list(build_ahead(bundle, "sm89"))
 
 
