@@ -5,6 +5,7 @@ runtime and cuda-bindings (8 MB) would. Names, numbers and types are those of CU
 """
 
 import ctypes
+from contextlib import suppress
 from ctypes import POINTER, byref, c_char_p, c_int, c_size_t, c_ubyte, c_uint, c_uint64, c_void_p
 from dataclasses import dataclass
 from functools import cache
@@ -64,9 +65,9 @@ class Gpu:
 
     def __init__(self) -> None:
         """Raises EngineUnavailable if there is no GPU or driver, EngineError."""
-        self._device = _first_device()
         self._context, self._stream = c_void_p(), c_void_p()
         self._sizes: dict[int, int] = {}
+        self._device = _first_device()
         _call("cuDevicePrimaryCtxRetain", byref(self._context), self._device)
         try:
             self.enter()
@@ -118,6 +119,10 @@ class Gpu:
             _call("cuStreamDestroy_v2", self._stream)
         self._context = c_void_p()
         _call("cuDevicePrimaryCtxRelease_v2", self._device)
+
+    def __del__(self) -> None:
+        with suppress(EngineError):  # at the end of a process the driver may be gone
+            self.close()
 
     def _check(self, array: Array, address: int) -> None:
         # The driver would copy beyond an end without a word.

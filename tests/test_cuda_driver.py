@@ -52,6 +52,7 @@ int nvmlShutdown(void) { return 0; }
 int nvmlSystemGetDriverVersion(char *version, unsigned length) { strncpy(version, "580.65.06", length); return 0; }
 """
 CODE = """
+import os
 import numpy as np
 from skingpt_edge.engines.cuda_driver import Gpu, gpu_facts
 from skingpt_edge.engines.errors import SkinGPTError
@@ -75,7 +76,12 @@ def work():
     refused(gpu.wait)
     gpu.close()
     gpu.close()
-refused(work)
+def drop():
+    gpu = Gpu()
+    gpu.allocate(8)
+    del gpu
+    print("dropped", flush=True)
+refused(drop if "DROP" in os.environ else work)
 """
 
 
@@ -106,6 +112,10 @@ def test_arrays_go_to_the_gpu_and_back_and_nothing_is_left_there(driver):
         "freed, 0 bytes not wiped",
         "released",
     ]
+
+
+def test_a_gpu_that_is_dropped_is_given_back(driver):
+    assert lines(driver, DROP="1") == ["freed, 0 bytes not wiped", "released", "dropped"]
 
 
 def test_what_the_driver_says_reaches_the_user(driver):
