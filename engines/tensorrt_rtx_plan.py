@@ -75,6 +75,11 @@ def build_plan(path: Path, target: str) -> memoryview:
     config.add_optimization_profile(profile)
     plan = builder.build_serialized_network(network, config)
     if plan is None:
+        if "FP32 GEMM is not supported" in log.reason():
+            raise EngineError(
+                f"{path.name}: TensorRT-RTX multiplies no float32 on {target}: make the bundle anew with --vision f16, "
+                "or leave --vision-engine out, and ONNX Runtime is used"
+            )
         raise EngineError(f"{path.name}: TensorRT-RTX cannot build a plan for {target}: {log.reason()}")
     return memoryview(plan).cast("B")
 
