@@ -11,7 +11,7 @@ from skingpt_edge.export.templates import SKINGPT4
 from skingpt_edge.runtime.conversation import Conversation, Turn
 from skingpt_edge.runtime.kv_cache import SYSTEM, KvCache
 from skingpt_edge.runtime.manifest import SpecialTokens
-from skingpt_edge.runtime.sampling import GenerationConfig, Sampler
+from skingpt_edge.runtime.sampling import GenerationConfig, Sampler, nucleus
 from skingpt_edge.runtime.scheduler import Scheduler
 from skingpt_edge.runtime.vision import ImageEmbedding
 
@@ -220,6 +220,17 @@ def test_numbers_that_are_none_never_become_text(value):
     model.evaluate = lambda segments: np.where(plain(segments) > 0, np.float32(value), np.float32(0))
     with pytest.raises(NumericalError, match="logits"):
         converse(1).ask("what")
+
+
+@pytest.mark.parametrize("spread", [0.0, 0.5, 3.0, 12.0])
+@pytest.mark.parametrize("top_p", [1e-9, 0.1, 0.9, 0.999, 1.0])
+@pytest.mark.parametrize("size", [1, 100, 256, 257, 5000])
+def test_the_nucleus_is_that_of_a_whole_sort(spread, top_p, size):
+    logits = np.round(spread * np.random.default_rng(size).standard_normal(size), 1)  # many are equal
+    probabilities = np.exp(logits) / np.exp(logits).sum()
+    order = np.argsort(-probabilities, kind="stable")
+    whole = order[: int(np.searchsorted(np.cumsum(probabilities[order]), top_p)) + 1]
+    assert nucleus(probabilities, top_p).tolist() == whole.tolist()
 
 
 def test_sampling_repeats_with_its_seed_and_keeps_to_top_p():
