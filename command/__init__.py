@@ -21,12 +21,34 @@ MOST = 200  # letters of a library's own words
 NO_MEMORY = ("failed to map segment", "annot allocate memory")  # the loader's words
 
 
+AGAIN = 0.05  # seconds
+
+
 def _interrupt(_: int, frame: FrameType | None) -> None:
     while frame:
         if "importlib" in frame.f_code.co_filename:  # a half-imported library would make another error of it
-            _end_interrupted()
+            _end_or_try_again()
+            return
         frame = frame.f_back
     raise KeyboardInterrupt
+
+
+def _end_or_try_again() -> None:
+    """Where an interrupt cannot be raised: end at once, or raise it a moment later if files must be removed first."""
+    if _may_wait():
+        signal.setitimer(signal.ITIMER_REAL, AGAIN)
+    else:
+        _end_interrupted()
+
+
+def wait_for_imports() -> None:
+    """From now on an interrupt waits until the library that is being imported is whole, so that files are removed."""
+    if INTERRUPTIBLE and hasattr(signal, "SIGALRM"):  # not on Windows
+        signal.signal(signal.SIGALRM, _interrupt)
+
+
+def _may_wait() -> bool:
+    return hasattr(signal, "SIGALRM") and signal.getsignal(signal.SIGALRM) is _interrupt
 
 
 def _end_interrupted() -> NoReturn:
@@ -37,8 +59,9 @@ def _end_interrupted() -> NoReturn:
 def _end_if_interrupted(unraisable: Any) -> None:
     """An interrupt in a function that a library called cannot be raised, and would be lost."""
     if isinstance(unraisable.exc_value, KeyboardInterrupt):
-        _end_interrupted()
-    sys.__unraisablehook__(unraisable)
+        _end_or_try_again()
+    else:
+        sys.__unraisablehook__(unraisable)
 
 
 INTERRUPTIBLE = signal.getsignal(signal.SIGINT) is signal.default_int_handler  # not so after `nohup` or `&`
@@ -56,6 +79,7 @@ def skingpt() -> int:
 
 def export() -> int:
     """`skingpt-export`"""
+    wait_for_imports()
     return _run("skingpt_edge.export.cli")
 
 

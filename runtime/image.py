@@ -3,10 +3,13 @@
 import io
 import os
 import stat
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
+from itertools import pairwise
 from pathlib import Path
-from typing import cast
+from typing import ParamSpec, TypeVar, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +20,7 @@ from ..engines.errors import ImageError
 from .color import to_srgb
 from .image_kind import NotRead, kind_of
 from .image_notes import PROFILE_UNREADABLE, UNCHECKED, Note
-from .jpeg_file import JpegFile, check_whole, read_jpeg
+from .jpeg_file import MAX_SCANS, JpegFile, check_whole, read_jpeg
 from .machine import logical_cpus
 from .manifest import ImageSpec
 from .orientation import upright
@@ -30,6 +33,9 @@ MIN_SIDE = 16
 MAX_BANDS, BAND_PIXELS = 4, 400_000  # of a picture that threads resize together; a smaller one is not worth a thread
 READ = "JPEG, PNG or WebP"
 COPY_AGAIN = "copy it anew from where it came from"
+
+P = ParamSpec("P")
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -99,12 +105,12 @@ def decode_photo(data: bytes, name: str) -> Photo:
         encoded = _take_apart(data)
         _check_header(encoded, name)
         with ThreadPoolExecutor(1) as pool:
-            check = pool.submit(check_whole, encoded.jpeg, name) if encoded.jpeg else None
+            check = _started(pool, check_whole, encoded.jpeg, name) if encoded.jpeg else None
             try:
                 image = Image.open(io.BytesIO(encoded.picture), formats=[encoded.format])
                 image.load()
             finally:  # what it says of damage is clearer
-                checked = check is None or check.result()
+                checked = check is None or check()
     except ImageError:
         raise
     except NotRead as error:
@@ -142,6 +148,8 @@ def _take_apart(data: bytes) -> Encoded:
 
 
 def _check_header(encoded: Encoded, name: str) -> None:
+    if encoded.jpeg and encoded.jpeg.scans > MAX_SCANS:  # each takes as long as a picture
+        raise ImageError(f"{name}: more than {MAX_SCANS} scans: save it anew as JPEG")
     width, height = encoded.size
     if width * height > MAX_PIXELS:
         raise ImageError(
@@ -203,9 +211,20 @@ def resize(image: Image.Image, size: int) -> NDArray[np.uint8]:
             narrow.paste(rows.resize((size, bottom - top), Image.Resampling.BICUBIC), (0, top))
 
         with ThreadPoolExecutor(bands) as pool:
-            list(pool.map(shrink, edges, edges[1:]))
+            for finish in [_started(pool, shrink, *edge) for edge in pairwise(edges)]:
+                finish()
         image = narrow
     return np.asarray(image.resize((size, size), Image.Resampling.BICUBIC))
+
+
+def _started(
+    pool: ThreadPoolExecutor, work: Callable[P, Result], *args: P.args, **more: P.kwargs
+) -> Callable[[], Result]:
+    """Begin work in a thread; what is given waits for its result. Where no thread can be had, it does the work."""
+    try:
+        return pool.submit(work, *args, **more).result
+    except RuntimeError:
+        return partial(work, *args, **more)
 
 
 def normalise(resized: NDArray[np.uint8], spec: ImageSpec) -> Floats:

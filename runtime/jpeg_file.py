@@ -146,8 +146,6 @@ def check_whole(jpeg: JpegFile, name: str) -> bool:
     are read. Not found: damage after which all codes are valid and fill exactly all blocks; a picture that was
     damaged, and then decoded and saved anew. Its interface knows the usual subsamplings of colours only.
     """
-    if jpeg.scans > MAX_SCANS:
-        raise ImageError(f"{name}: more than {MAX_SCANS} scans: save it anew as JPEG")
     try:
         simplejpeg.decode_jpeg(jpeg.picture, "GRAY", min_factor=8, strict=True)
     except ValueError as error:

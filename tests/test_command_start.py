@@ -106,6 +106,44 @@ def test_an_interrupt_in_a_librarys_callback_is_not_lost():
     assert (result.returncode, result.stderr) == (130, "\ninterrupted\n")
 
 
+WITH_FILES = """
+import ctypes, importlib, os, signal, sys, tempfile, time
+from pathlib import Path
+signal.signal(signal.SIGINT, signal.default_int_handler)
+from skingpt_edge import command
+from skingpt_edge.export import cli
+
+folder, how = Path(sys.argv[1]), sys.argv[2]
+
+def interrupt():
+    os.kill(os.getpid(), signal.SIGINT)
+
+def main():
+    with tempfile.TemporaryDirectory(dir=folder):
+        if how == "import":
+            importlib.import_module("interrupts_itself")
+        else:
+            ctypes.CFUNCTYPE(None)(interrupt)()
+        time.sleep(60)
+
+(folder / "interrupts_itself.py").write_text(
+    "import os, signal, time; os.kill(os.getpid(), signal.SIGINT); time.sleep(0.3); print('imported')"
+)
+sys.path.insert(0, str(folder))
+sys.dont_write_bytecode = True
+cli.main = main
+sys.exit(command.export())
+"""
+
+
+@pytest.mark.parametrize(("how", "output"), [("import", "imported\n"), ("callback", "")])
+def test_an_interrupted_export_removes_its_files_also_where_it_cannot_be_interrupted_at_once(how, output, tmp_path):
+    command = [sys.executable, "-c", WITH_FILES, str(tmp_path), how]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=50, check=False)
+    assert (result.returncode, result.stdout, result.stderr) == (130, output, "\ninterrupted\n")
+    assert [path.name for path in tmp_path.iterdir()] == ["interrupts_itself.py"]
+
+
 @cache
 def verify_once() -> None:
     """The bundle is known then, and a command only has to open it."""

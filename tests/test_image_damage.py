@@ -2,15 +2,17 @@
 
 import subprocess
 import sys
+import threading
 
 import numpy as np
 import pytest
 from PIL import Image
 from skingpt_edge.benchmarks.tools.mutate_photos import MUTATIONS, mutated, outcome, plan, run_share
 from skingpt_edge.engines.errors import ImageError
-from skingpt_edge.runtime.image import decode_image, decode_photo
+from skingpt_edge.runtime.image import decode_image, decode_photo, resize
 from skingpt_edge.runtime.image_notes import UNCHECKED
 from skingpt_edge.runtime.jpeg_file import MAX_SCANS
+from skingpt_edge.runtime.prepared_photo import prepare_photo
 from support import DATA, encode
 
 MADE = DATA / "photos" / "made"
@@ -97,13 +99,29 @@ def test_a_motion_photos_video_is_not_looked_at():
     assert same(data + video, data)
 
 
+def test_a_photo_is_read_where_no_thread_can_be_had(monkeypatch):
+    data = scene()
+    expected = prepare_photo(data, "a.jpg", 224)
+
+    def refuse(*_):
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    assert (prepare_photo(data, "a.jpg", 224).pixels == expected.pixels).all()
+    large = Image.fromarray(np.random.default_rng(0).integers(0, 256, (900, 1200, 3), np.uint8))
+    assert resize(large, 224).shape == (224, 224, 3)
+    with pytest.raises(ImageError, match="damaged"):
+        prepare_photo(data[: len(data) // 2] + b"\xff\xd9", "a.jpg", 224)
+
+
 def test_a_rare_subsampling_is_read_with_a_note():
     photo = decode_photo((MADE / "ok_310.jpg").read_bytes(), "a.jpg")
     assert photo.notes == (UNCHECKED,)
     assert np.asarray(photo.image).std() > 5
 
 
-def test_a_jpeg_of_very_many_scans_is_refused():
+def test_a_jpeg_of_very_many_scans_is_refused_before_it_is_decoded(monkeypatch):
+    monkeypatch.setattr(Image, "open", None)
     data = scene(progressive=True)
     begin = data.rindex(b"\xff\xda")
     with pytest.raises(ImageError, match="scans"):

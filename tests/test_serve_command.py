@@ -27,7 +27,9 @@ from skingpt_edge.runtime.serve.problems import STATUS
 from skingpt_edge.runtime.serve.token_file import check_token, get_token
 from support import ROOT, run
 
-LONG_ANSWER = json.dumps({"question": "What is this?", "max_new_tokens": 400}).encode()
+LONG_ANSWER = json.dumps(
+    {"question": "What is this?", "max_new_tokens": 400, "temperature": 2.0, "top_p": 1.0, "seed": 3}
+).encode()
 TOKEN = "t" * 40
 
 
@@ -229,7 +231,8 @@ def begun_streams(service: RunningService) -> tuple[Stream, Stream]:
     """A native and an OpenAI stream in the middle of their answers."""
     conversation = service.request("POST", "/v1/conversations", PHOTO, content_type="image/jpeg")[1]["location"]
     native = Stream(service, f"{conversation}/questions", LONG_ANSWER, "application/json")
-    openai = Stream(service, "/v1/chat/completions", chat(service, stream=True), "application/json")
+    rambling = chat(service, stream=True, max_tokens=400, temperature=2.0, top_p=1.0, seed=3)
+    openai = Stream(service, "/v1/chat/completions", rambling, "application/json")
     return native.until("event: text"), openai.until("data: ")
 
 

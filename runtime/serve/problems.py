@@ -103,7 +103,8 @@ class Problem(Exception):
 
 def openai_shaped(path: str) -> bool:
     """Whether an error has OpenAI's shape: wherever OpenAI's clients may ask, also for what there is not."""
-    return path.startswith("/v1/") and not path.startswith(NATIVE_PATHS)
+    native = any(path == one or path.startswith(f"{one}/") for one in NATIVE_PATHS)
+    return path.startswith("/v1/") and not native
 
 
 def error_response(problem: Problem, path: str, request_id: str) -> tuple[int, dict[str, str], bytes]:
