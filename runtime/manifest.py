@@ -104,6 +104,8 @@ FORMAT_2_TYPES = {
     "int8-block": {"weights": "int8", "arithmetic": "int8"},
 }
 """Formats 1 and 2 named only the precision. `f16` was how weights were stored, and they were cast up to multiply."""
+MATRIX_TYPES = ("float32", "float16", "int8")
+"""What the graphs' matrices can be stored and multiplied in."""
 
 
 @dataclass(frozen=True)
@@ -269,8 +271,9 @@ def _check(manifest: Manifest) -> None:
         raise BundleError(f"{MANIFEST}: image.mean and image.std must be at most {MAX_PIXEL_NUMBER}: pixels are 0 to 1")
     _check_range("image.size", manifest.image.size, 1, MAX_IMAGE_SIZE)
     _check_range("llm.context", llm.context, MIN_CONTEXT, MAX_CONTEXT)
-    if llm.kv_type not in KV_TYPES:
-        raise BundleError(f"{MANIFEST}: llm.kv_type is {_short(llm.kv_type)}; known are {', '.join(KV_TYPES)}")
+    _check_known("vision.weights", vision.weights, MATRIX_TYPES)
+    _check_known("vision.arithmetic", vision.arithmetic, MATRIX_TYPES)
+    _check_known("llm.kv_type", llm.kv_type, KV_TYPES)
     if llm.kv_type == "q8_0" and not llm.flash_attention:
         raise BundleError(f"{MANIFEST}: llm.kv_type q8_0 needs llm.flash_attention")
     special = llm.special_tokens
@@ -288,6 +291,11 @@ def _check(manifest: Manifest) -> None:
     except InputError as error:
         raise BundleError(f"{MANIFEST}: generation: {error}") from None
     check_template(manifest.template, f"{MANIFEST}: template")
+
+
+def _check_known(name: str, value: str, known: tuple[str, ...]) -> None:
+    if value not in known:
+        raise BundleError(f"{MANIFEST}: {name} is {_short(value)}; known are {', '.join(known)}")
 
 
 def _check_range(name: str, value: int, low: int, high: int) -> None:

@@ -54,6 +54,14 @@ def test_the_bundle_of_format_2_is_read_for_ever(format_2):
     assert opened.manifest.llm.special_tokens == SpecialTokens(0, 1, 2)
 
 
+@pytest.mark.parametrize("field", ["weights", "arithmetic"])
+def test_a_type_of_matrices_that_is_unknown_is_refused(field, format_2):
+    current = json.loads(open_bundle(format_2).manifest.to_json())
+    current["vision"][field] = "fp32"
+    with pytest.raises(BundleError, match=rf"vision.{field} is 'fp32'; known are float32, float16, int8"):
+        read_manifest(json.dumps(current))
+
+
 @pytest.mark.parametrize(("precision", "weights", "arithmetic"), [
     ("f32", "float32", "float32"), ("f16", "float16", "float32"), ("int8", "int8", "int8"),
     ("int8-block", "int8", "int8"),
