@@ -73,7 +73,8 @@ class Gpu:
             self.enter()
             _call("cuStreamCreate", byref(self._stream), 1)  # 1: does not wait for the default stream
         except BaseException:
-            self.close()
+            with suppress(EngineError):  # what went wrong first is what the user must hear
+                self.close()
             raise
 
     @property
@@ -107,18 +108,24 @@ class Gpu:
         _call("cuStreamSynchronize", self._stream)
 
     def close(self) -> None:
-        """Overwrite and free the memory; closing again does nothing."""
+        """Overwrite and free the memory; closing again does nothing. Raises the first EngineError when all is tried."""
         if not self._context:
             return
-        self.enter()
-        while self._sizes:
-            address, size = self._sizes.popitem()
-            _call("cuMemsetD8_v2", address, 0, size)  # it held a patient's picture
-            _call("cuMemFree_v2", address)
+        calls: list[tuple[object, ...]] = [("cuCtxSetCurrent", self._context)]
+        for address, size in self._sizes.items():
+            calls += [("cuMemsetD8_v2", address, 0, size), ("cuMemFree_v2", address)]  # it held a patient's picture
         if self._stream:
-            _call("cuStreamDestroy_v2", self._stream)
-        self._context = c_void_p()
-        _call("cuDevicePrimaryCtxRelease_v2", self._device)
+            calls.append(("cuStreamDestroy_v2", self._stream))
+        calls.append(("cuDevicePrimaryCtxRelease_v2", self._device))
+        self._context, self._sizes = c_void_p(), {}
+        errors = []
+        for function, *arguments in calls:  # after a fault of the GPU some fail, and the others must still be made
+            try:
+                _call(str(function), *arguments)
+            except EngineError as error:
+                errors.append(error)
+        if errors:
+            raise errors[0]
 
     def __del__(self) -> None:
         with suppress(EngineError):  # at the end of a process the driver may be gone

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from threading import Lock
 from typing import Any
@@ -37,7 +38,8 @@ class TensorRtxGraph:
         try:
             self._load(trt, plan)
         except BaseException:
-            self.close()
+            with suppress(EngineError):  # what went wrong first is what the user must hear
+                self.close()
             raise
         self.info = EngineInfo(
             engine="tensorrt-rtx",

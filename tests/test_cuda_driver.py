@@ -38,6 +38,7 @@ int cuMemFree_v2(uint64_t address) {
     size_t set = 0; for (size_t i = 0; i < size; i++) set += ((char *)address)[i] != 0;
     printf("freed, %zu bytes not wiped\n", set); free((void *)address); return address != last; }
 int cuMemsetD8_v2(uint64_t address, unsigned char value, size_t bytes) {
+    if (setting("WIPE")) return setting("WIPE");
     memset((void *)address, value, bytes); return 0; }
 int cuMemcpyHtoDAsync_v2(uint64_t to, void *from, size_t bytes, void *s) {
     memcpy((void *)to, from, bytes); return s != stream; }
@@ -74,7 +75,7 @@ def work():
     refused(gpu.fetch, np.zeros((2000,), np.float32)[::2], address)
     refused(gpu.allocate, 1 << 41)
     refused(gpu.wait)
-    gpu.close()
+    refused(gpu.close)
     gpu.close()
 def drop():
     gpu = Gpu()
@@ -126,3 +127,11 @@ def test_what_the_driver_says_reaches_the_user(driver):
         "EngineUnavailable device 'cuda' was asked for, but this machine has no NVIDIA GPU: ask for 'cpu'"
     ]
     assert "EngineError the GPU failed: cuStreamSynchronize: what it says (700)" in lines(driver, FAULT="700")
+
+
+def test_a_gpu_that_failed_is_given_back_all_the_same(driver):
+    *_, error_of_work, freed, released, error_of_closing = lines(driver, FAULT="700", WIPE="719")
+    assert error_of_work == "EngineError the GPU failed: cuStreamSynchronize: what it says (700)"
+    assert freed.startswith("freed, ")
+    assert released == "released"
+    assert error_of_closing == "EngineError the GPU failed: cuMemsetD8_v2: what it says (719)"
