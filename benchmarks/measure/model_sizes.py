@@ -144,25 +144,29 @@ def llama_sizes(bundle: Bundle) -> LlamaSizes:
     from gguf import GGUFReader
 
     reader = GGUFReader(bundle.file(bundle.manifest.llm.file))
-
-    def value(name: str) -> Any:
-        return reader.fields[f"llama.{name}"].contents()
-
     tensors = {tensor.name: tensor for tensor in reader.tensors}
     # Only some rows of the embeddings are read, unless the same tensor is the output matrix, too.
     looked_up = {"token_embd.weight"} if "output.weight" in tensors else set()
     read = [tensor for name, tensor in tensors.items() if name not in looked_up]
     return LlamaSizes(
         vocabulary=bundle.manifest.shapes.vocabulary,
-        width=value("embedding_length"),
-        layers=value("block_count"),
-        heads=value("attention.head_count"),
-        kv_heads=value("attention.head_count_kv"),
-        hidden=value("feed_forward_length"),
-        context=value("context_length"),
-        norm_eps=value("attention.layer_norm_rms_epsilon"),
-        rope_theta=value("rope.freq_base"),
+        **gguf_settings(reader),
         matrix_parameters=sum(int(prod(tensor.shape)) for tensor in read if len(tensor.shape) > 1),
         bytes_read=sum(int(tensor.n_bytes) for tensor in read),
         parameters=sum(int(prod(tensor.shape)) for tensor in tensors.values()),
     )
+
+
+def gguf_settings(reader: Any) -> dict[str, Any]:
+    """A Llama's sizes and constants as a `gguf.GGUFReader` finds them, by the names of `LlamaConfig`."""
+    names = {
+        "width": "embedding_length",
+        "layers": "block_count",
+        "heads": "attention.head_count",
+        "kv_heads": "attention.head_count_kv",
+        "hidden": "feed_forward_length",
+        "context": "context_length",
+        "norm_eps": "attention.layer_norm_rms_epsilon",
+        "rope_theta": "rope.freq_base",
+    }
+    return {name: reader.fields[f"llama.{key}"].contents() for name, key in names.items()}

@@ -6,7 +6,6 @@ arithmetic differs.
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import gguf
 import numpy as np
@@ -16,6 +15,7 @@ from torch import Tensor
 from ...engines.base import Floats
 from ...export.llama_reference import reference_logits, token_embeddings
 from ...export.llama_weights import LAYER_NAMES, LlamaConfig
+from ..measure.model_sizes import gguf_settings
 
 OTHER_NAMES = {
     "model.embed_tokens.weight": "token_embd.weight",
@@ -32,21 +32,8 @@ class GgufWeights:
         reader = gguf.GGUFReader(path)
         self.folder = path.parent
         self._tensors = {tensor.name: tensor for tensor in reader.tensors}
-
-        def value(name: str) -> Any:
-            return reader.fields[f"llama.{name}"].contents()
-
-        self.config = LlamaConfig(
-            vocabulary=value("vocab_size"),
-            width=value("embedding_length"),
-            layers=value("block_count"),
-            heads=value("attention.head_count"),
-            kv_heads=value("attention.head_count_kv"),
-            hidden=value("feed_forward_length"),
-            context=value("context_length"),
-            norm_eps=value("attention.layer_norm_rms_epsilon"),
-            rope_theta=value("rope.freq_base"),
-        )
+        vocabulary = reader.fields["llama.vocab_size"].contents()
+        self.config = LlamaConfig(vocabulary=vocabulary, **gguf_settings(reader))
 
     def tensor(self, name: str) -> Tensor:
         found = self._tensors[gguf_name(name)]
