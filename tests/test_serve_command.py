@@ -275,6 +275,14 @@ def wait_for(service: RunningService, event: str) -> dict:
     raise AssertionError(f"no {event}: {service.log_file.read_text()}")
 
 
+def until_requests(service: RunningService, count: int) -> None:
+    """Until so many requests are answered or wait."""
+    end = time.monotonic() + 60
+    while f"skingpt_requests_now {count}.0" not in service.request("GET", "/metrics")[2].decode():
+        assert time.monotonic() < end
+        time.sleep(0.02)
+
+
 @pytest.fixture
 def interrupts():
     """SIGINT reaches services even where the tests run in the background; see `interruptible`."""
@@ -316,22 +324,22 @@ def test_a_signal_while_idle_ends_with_0_and_leaves_no_process_and_no_socket(tmp
 @pytest.mark.usefixtures("interrupts")
 @pytest.mark.parametrize("number", SIGNALS)
 def test_a_signal_in_the_middle_of_answers_gives_each_its_end(tmp_path, number):
-    with running(tmp_path, "--conversations", "4") as service:
-        waiting = service.connect()
+    with running(tmp_path, "--conversations", "4") as service, closing(service.connect()) as waiting:
+        native, openai = begun_streams(service)
+        os.kill(service.worker(), signal.SIGSTOP)  # so that no answer ends before the signal
         waiting.request(
             "POST", "/v1/chat/completions", chat(service, max_tokens=400),
             {"Authorization": f"Bearer {service.token}", "Content-Type": "application/json"},
         )  # fmt: skip
-        native, openai = begun_streams(service)
+        until_requests(service, 3)
         pids = family(service)
         assert service.stop(number) == 0
         assert gone(pids)
         name, data = list(parse_events(native.rest()))[-1]
         assert (name, data["code"], data["status"]) == ("error", "shutting_down", 503)
         assert json.loads(openai.rest().strip().split("\n\n")[-1][6:])["error"]["code"] == "shutting_down"
-        with closing(waiting):
-            answer = waiting.getresponse()
-            assert (answer.status, json.loads(answer.read())["error"]["code"]) == (503, "shutting_down")
+        answer = waiting.getresponse()
+        assert (answer.status, json.loads(answer.read())["error"]["code"]) == (503, "shutting_down")
 
 
 def test_a_body_that_has_not_arrived_is_not_waited_for(tmp_path):

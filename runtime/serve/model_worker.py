@@ -105,10 +105,11 @@ class ModelWorker:
             Thread(target=target, daemon=True).start()
         busy = False
         while True:
-            if not busy:
+            if busy:
+                while not self._inbox.empty():
+                    self._inbox.get()()
+            else:  # one message at a time, so that what is to be forgotten is, before anything else begins
                 self._forget()
-                self._inbox.get()()
-            while not self._inbox.empty():
                 self._inbox.get()()
             busy = self._scheduler.step()
             self._tell_all()
