@@ -6,9 +6,12 @@ chunks. So it can be cancelled after a chunk, and other answers go on between it
 Prompts are first come, first served. If they took turns, all of them would be finished only when the last one is.
 """
 
+import itertools
+from bisect import insort
 from collections import deque
 from collections.abc import Generator
 from dataclasses import dataclass
+from operator import attrgetter
 from threading import RLock
 from typing import Any, Generic, TypeVar
 
@@ -27,6 +30,8 @@ class Ticket(Generic[Result]):
     """A job that was handed in."""
 
     job: Job[Result]
+    turn: int | None = None
+    """Its number among those that wait for a prompt; none while it generates."""
     segment: Segment | None = None
     """What it waits for."""
     evaluated: int = 0
@@ -67,13 +72,15 @@ class Scheduler:
         self._together = together
         self._waiting: deque[Ticket[Any]] = deque()
         self._active: deque[Ticket[Any]] = deque()
-        self._prompts: deque[Ticket[Any]] = deque()  # those active jobs that wait for a prompt, in the order of that
+        self._prompts: list[Ticket[Any]] = []  # those active jobs that wait for a prompt, by their turns
+        self._computing: Ticket[Any] | None = None  # the one of these whose prompt has begun
+        self._turns = itertools.count()
         self._embeddings_next = True
         self._stepping = RLock()
 
     def add(self, job: Job[Result]) -> Ticket[Result]:
         """Hand in a job."""
-        ticket = Ticket(job)
+        ticket = Ticket(job, next(self._turns))
         self._waiting.append(ticket)
         return ticket
 
@@ -113,7 +120,7 @@ class Scheduler:
             self._end(ticket)
 
     def _step(self) -> bool:
-        while self._waiting and len(self._active) < self._at_once and not self._prompts:
+        while self._waiting and len(self._active) < self._at_once and self._is_next(self._waiting[0]):
             ticket = self._waiting.popleft()
             self._active.append(ticket)
             self._advance(ticket, None)
@@ -122,9 +129,18 @@ class Scheduler:
         self._evaluate(self._choose())
         return True
 
+    def _is_next(self, waiting: "Ticket[Any]") -> bool:
+        """Whether no prompt of an active job comes before this job's."""
+        if not self._prompts:
+            return True
+        first = self._prompts[0]
+        assert waiting.turn is not None and first.turn is not None
+        return first is not self._computing and waiting.turn < first.turn
+
     def _choose(self) -> list[tuple["Ticket[Any]", int]]:
         """Who is served by the next call, and with how many items: the first prompt, and all other answers."""
         prompt, batch = self._prompts[0] if self._prompts else None, self._model.n_batch
+        self._computing = prompt
         if not self._together:
             return self._choose_one(prompt)
         generating = [(ticket, 1) for ticket in self._active if ticket not in self._prompts][:batch]
@@ -189,8 +205,11 @@ class Scheduler:
         if len(segment) == 1 and isinstance(segment, TokenSegment):
             if ticket in self._prompts:
                 self._prompts.remove(ticket)
+            ticket.turn = None
         elif ticket not in self._prompts:
-            self._prompts.append(ticket)
+            if ticket.turn is None:
+                ticket.turn = next(self._turns)
+            insort(self._prompts, ticket, key=attrgetter("turn"))
 
     def _end(self, ticket: Ticket[Result], *, result: Result | None = None, error: Exception | None = None) -> None:
         ticket.finished, ticket.result, ticket.error, ticket.segment = True, result, error, None

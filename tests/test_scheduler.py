@@ -104,6 +104,21 @@ def test_a_job_that_waits_does_not_wait_for_all_questions_of_those_before_it():
     assert [text for text in log if text[0] == "b"] == [f"b{i}" for i in range(9)]
 
 
+def test_a_new_job_comes_before_later_questions_of_reports_with_short_answers():
+    _, scheduler, converse = start([["a"]], 4)
+    log = []
+    for number in (1, 2):
+        scheduler.add(questions(converse(number), [f"{number}{i}" for i in range(9)], log))
+    while len(log) < 4:
+        scheduler.step()
+    scheduler.add(questions(converse(3), ["new"], log))
+    scheduler.add(questions(converse(4), ["newer"], log))
+    scheduler.run()
+    # At most the question that is computed, and one of each report that was there before it.
+    assert log.index("new") <= 4 + 2
+    assert log.index("new") < log.index("newer") <= log.index("new") + 3
+
+
 def test_a_reports_next_question_does_not_go_before_a_prompt_that_was_there_when_it_came():
     model, scheduler, converse = start([["a"] * 3, ["b"] * 3], 2)
     heard = []
