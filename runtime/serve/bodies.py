@@ -11,7 +11,7 @@ from .settings import BODY_SECONDS, MAX_BODIES
 
 
 class Bodies:
-    """All bodies that are being received."""
+    """All bodies that are being received, and photos that wait for a decoder."""
 
     def __init__(self) -> None:
         self._held = 0
@@ -49,6 +49,15 @@ class Bodies:
                     raise Problem("shutting_down", "The service is being stopped.", retry_after=30) from None
                 raise Problem("body_too_slow", f"The body did not arrive within {BODY_SECONDS} seconds.") from None
         return bytes(body)
+
+    @contextmanager
+    def waiting(self, data: bytes) -> Iterator[None]:
+        """While a photo that has arrived waits and is decoded, it leaves less room for others."""
+        self._held += len(data)
+        try:
+            yield
+        finally:
+            self._held -= len(data)
 
     @contextmanager
     def _counted(self, body: bytearray, limit_of_time: asyncio.Timeout) -> Iterator[None]:

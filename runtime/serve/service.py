@@ -45,8 +45,9 @@ class Service:
             raise Problem("queue_full", "Too many photos are waiting.", retry_after=5)
         self._photos += 1
         try:
-            await self.model.until_ready()  # which says what size the model wants
-            photo = await self.decoder.decode(data, self.model.about["image_size"])
+            with self.bodies.waiting(data):
+                await self.model.until_ready()  # which says what size the model wants
+                photo = await self.decoder.decode(data, self.model.about["image_size"])
         finally:
             self._photos -= 1
         self.metrics.photo(photo.description["seconds"])
