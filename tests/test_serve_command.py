@@ -346,7 +346,7 @@ def test_a_body_that_has_not_arrived_is_not_waited_for(tmp_path):
     with running(tmp_path) as service, socket.create_connection(("127.0.0.1", service.port)) as slow:
         head = f"POST /v1/reports HTTP/1.1\r\nHost: 127.0.0.1:{service.port}\r\nAuthorization: Bearer {service.token}"
         slow.sendall(f"{head}\r\nContent-Type: image/jpeg\r\nContent-Length: 1000\r\n\r\n12345".encode())
-        time.sleep(0.5)
+        time.sleep(1.5)
         assert service.stop() == 0
         answer = b"".join(iter(lambda: slow.recv(10000), b"")).decode()
         assert answer.startswith("HTTP/1.1 503 ") and '"code": "shutting_down"' in answer

@@ -131,13 +131,16 @@ def test_a_hung_process_is_replaced_and_its_request_ends_with_a_code(tmp_path):
 
 def test_a_process_that_ends_again_and_again_is_started_less_often_and_shows_in_health(tmp_path):
     with running(tmp_path) as service:
-        for _ in range(5):
+
+        def waited() -> list[float]:
+            return [line["seconds"] for line in service.log if line["event"] == "worker_restarts"]
+
+        for number in range(5):
             os.kill(service.wait_ready().worker(), signal.SIGKILL)
-            time.sleep(0.3)
+            until(lambda number=number: len(waited()) > number)
         status, _, body = service.request("GET", "/healthz")
         assert (status, json.loads(body)["status"]) == (503, "unhealthy")
-        waited = [line["seconds"] for line in service.log if line["event"] == "worker_restarts"]
-        assert waited == [0, 0, 0.5, 1, 2]
+        assert waited() == [0, 0, 0.5, 1, 2]
         assert service.wait_ready().report()
         assert service.request("GET", "/healthz")[0] == 200
 

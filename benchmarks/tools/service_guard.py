@@ -47,6 +47,7 @@ ROUTES = (
     Route("/v1/conversations/CONVERSATION/questions", "POST", 400, "value_unusable", b'{"question": 5}', JSON),
     Route(f"/v1/conversations/{UNKNOWN}", "DELETE", 404, "conversation_unknown"),
     Route("/nothing", "GET", 404, "route_unknown"),
+    Route("/v1/responses", "POST", 404, "route_unknown", b"{}"),  # of OpenAI's API, but not here
 )
 HOSTS = (
     "evil.example", "evil.example:PORT", "127.0.0.1", "localhost", "127.0.0.1:1", "127.0.0.1:PORT0", "127.0.0.1:0PORT",
@@ -97,7 +98,7 @@ class Case:
 
 def must_be(case: Case) -> tuple[int, str | None]:
     """Status and code of the answer: the rule. What is wrong first in this order decides."""
-    route, known = case.route, not case.target and case.route.path != "/nothing"
+    route, known = case.route, not case.target and case.route.code != "route_unknown"
     foreign = any(one not in OUR_ORIGINS for one in case.origins) or any(one not in OUR_SITES for one in case.sites)
     no_token = "token_wrong" if case.tokens else "token_missing"
     methods = {"GET", "HEAD"} if route.method == "GET" else {route.method}
@@ -108,7 +109,7 @@ def must_be(case: Case) -> tuple[int, str | None]:
         (
             case.tokens not in OUR_TOKENS and not (route.open and known),
             401,
-            "invalid_api_key" if _openai(route) and known else no_token,
+            "invalid_api_key" if _openai(route) and not case.target else no_token,
         ),
         (not known, 404, "route_unknown"),
         (case.method not in methods, 405, "method_not_allowed"),
@@ -119,7 +120,7 @@ def must_be(case: Case) -> tuple[int, str | None]:
 
 def _openai(route: Route) -> bool:
     """Whether its errors are in OpenAI's form."""
-    return route.path.startswith(("/v1/chat/", "/v1/models"))
+    return route.path.startswith(("/v1/chat/", "/v1/models", "/v1/responses"))
 
 
 def _written(route: Route) -> Iterator[str]:
