@@ -29,7 +29,7 @@ from .service_slow import run_slow
 
 Part = Callable[[int, Say], Coroutine[Any, Any, Findings]]
 PARTS: dict[str, tuple[Part, int, int]] = {
-    "kills": (run_kills, 6, 180),
+    "kills": (run_kills, 6, 200),
     "hangs": (run_hangs, 1, 20),
     "slow": (run_slow, 5, 50),
     "disconnects": (run_disconnects, 24, 500),
