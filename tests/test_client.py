@@ -167,6 +167,22 @@ def test_a_question_may_follow_at_once_one_whose_stream_was_closed(client):
     assert client.ask(number, QUESTION).text
 
 
+def test_questions_whose_clients_have_gone_take_no_place_in_the_queue(tmp_path):
+    with running(tmp_path, "--conversations", "1", "--queue", "0") as service:
+        client = client_of(service)
+        number = client.conversation(PHOTO).id
+        os.kill(service.worker(), signal.SIGSTOP)  # so that none of them ends
+        for _ in range(4):
+            stream = client.stream(number, QUESTION)
+            next(stream)
+            stream.close()
+        answer = client.stream(number, QUESTION)
+        next(answer)  # the question was taken
+        os.kill(service.worker(), signal.SIGCONT)
+        *_, last = answer
+        assert last.text
+
+
 def test_refusals_have_a_code_a_status_and_a_sentence(client, service):
     stranger = Client(service.url, token="x" * 40)
     for call, code, status in (

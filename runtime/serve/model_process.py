@@ -19,7 +19,7 @@ from typing import Any
 from .framing import FramingError, Message, pack, receive_async
 from .logs import log
 from .problems import Problem, worker_problem
-from .settings import LOAD_SECONDS, READY_SECONDS, Settings
+from .settings import LOAD_SECONDS, MAX_GONE, READY_SECONDS, Settings
 
 PING_SECONDS = 1.0
 FREE_CRASHES = 2  # in a row without an answer in between; from then on starting waits longer each time
@@ -90,8 +90,8 @@ class ModelProcess:
 
     @property
     def requests(self) -> int:
-        """Those that are answered or wait."""
-        return len(self._asked) + self._waiting
+        """Those that are answered or wait, whose clients are there."""
+        return sum(not asked.left for asked in self._asked.values()) + self._waiting
 
     @property
     def places(self) -> int:
@@ -145,7 +145,8 @@ class ModelProcess:
     async def _admit(self) -> None:
         """Wait until the worker can be asked. Raises Problem if too many do."""
         self._check_stopping()
-        if self.requests >= self.places:
+        # One whose client has gone ends after a token or a chunk of its prompt, so a few of them are let be.
+        if self.requests >= self.places or len(self._asked) >= self.places + MAX_GONE:
             raise Problem("queue_full", "Too many requests are waiting.", retry_after=5)
         self._waiting += 1
         try:

@@ -19,6 +19,7 @@ MAX_CHAT_TEXT = 100_000  # characters of a whole conversation; tokenizing them t
 MAX_CONNECTIONS = 1024
 MAX_CHOICES = 8
 MAX_SESSIONS = 64
+MAX_GONE = 64  # requests whose clients have gone, until the model's process has ended them
 # Seconds.
 HEADER_SECONDS = 10  # until the headers of a request are complete
 BODY_SECONDS = 60  # until its body is
