@@ -12,6 +12,14 @@ from typing import Any
 
 from .errors import EngineUnavailable
 
+SPINS = "1000"
+"""How often a thread looks whether the others have finished their part before it sleeps; read by GNU's OpenMP.
+
+By itself it looks 300,000 times. Where other programs keep all cores busy, the thread that is waited for may be waiting
+for this very core: with 7B a token took 4.7 times as long as alone, and with this value 2.2 times
+(benchmarks/results/epyc-2-cores/busy.md).
+"""
+
 _log_tail: list[str] = []
 _listeners: list[Callable[[str], None]] = []
 
@@ -21,6 +29,8 @@ def import_llama_cpp() -> Any:
     """The `llama_cpp` module, its log kept instead of printed. Raises EngineUnavailable."""
     # At an abort ggml would start a debugger on this process, where one is installed, and print its memory's content.
     os.environ.setdefault("GGML_NO_BACKTRACE", "1")
+    if not {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"} & os.environ.keys():
+        os.environ["GOMP_SPINCOUNT"] = SPINS
     try:
         import llama_cpp
     except ModuleNotFoundError:

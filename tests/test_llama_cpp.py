@@ -1,11 +1,16 @@
 """How llama.cpp is asked to load and to evaluate."""
 
+import os
+import re
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 from skingpt_edge.engines import llama_cpp_model
 from skingpt_edge.engines.base import EmbeddingSegment, TokenSegment
 from skingpt_edge.engines.errors import EngineError, EngineUnavailable, InputError
-from skingpt_edge.engines.llama_cpp_library import import_llama_cpp
+from skingpt_edge.engines.llama_cpp_library import SPINS, import_llama_cpp
 from skingpt_edge.engines.registry import open_language_model
 from support import FORMAT_1, language_setup
 
@@ -97,3 +102,17 @@ def test_a_closed_model_is_an_error_not_a_crash(model):
     for call in (lambda: model.evaluate([TokenSegment(1, 0, (1,))]), lambda: model.info, lambda: model.snapshot(1)):
         with pytest.raises(EngineError, match="closed"):
             call()
+
+
+def test_threads_that_wait_do_not_keep_the_processor_from_those_they_wait_for():
+    """GNU's OpenMP says itself how often it looks; what the user has set stays."""
+    for given, expected in (({}, SPINS), ({"GOMP_SPINCOUNT": "77"}, "77"), ({"OMP_WAIT_POLICY": "active"}, None)):
+        kept = {name: value for name, value in os.environ.items() if not name.startswith(("GOMP_", "OMP_"))}
+        code = "from skingpt_edge.engines.llama_cpp_library import SPINS, import_llama_cpp; import_llama_cpp()"
+        said = subprocess.run(
+            [sys.executable, "-c", code], env={**kept, **given, "OMP_DISPLAY_ENV": "verbose"},
+            stderr=subprocess.PIPE, text=True, check=True,
+        ).stderr  # fmt: skip
+        found = re.search("GOMP_SPINCOUNT = '(.*)'", said)
+        assert found, said
+        assert (found[1] == expected) == bool(expected)
