@@ -74,27 +74,32 @@ class KvCache:
         """Wipe what the model's memory holds of pictures and of the conversations about them.
 
         The memory is overwritten as a whole, because cells that were given up keep their content. Other conversations
-        are put aside meanwhile, and come back as far as there is room for copies of what they shared. Raises
-        EngineError if an answer is being generated.
+        are put aside meanwhile. Those that are being answered come back, and the rest as far as there is room for
+        copies of what they shared. Raises EngineError, with nothing changed, if an answer about one of the pictures is
+        being generated, if a prompt has been evaluated in part, or if there is no room for those being answered.
         """
         self._settle()
-        if self._owners or self._extends_system:
-            raise EngineError("an answer is being generated: wipe when it is finished")
         contents = {_content(image) for image in images}
         kept = {
-            sequence: (held, self._model.snapshot(sequence))
+            sequence: held
             for sequence, held in self._held.items()
             if held and not any(isinstance(item, ImageRow) and item.sha256 in contents for item in held)
         }
+        in_part = any(lease.prompt_in_part for lease in self._owners.values())
+        if self._extends_system or in_part or self._owners.keys() - kept.keys():
+            raise EngineError("an answer is being generated: wipe when it is finished")
+        if sum(len(kept[sequence]) for sequence in self._owners) > self._model.n_ctx:
+            raise EngineError("there is no room to put the answers aside: wipe when they are finished")
+        states = {sequence: self._model.snapshot(sequence) for sequence in kept}
         self._model.wipe()
         self._held = {sequence: [] for sequence in self._held}
         self._from_system = dict.fromkeys(self._held, 0)
         room = self._model.n_ctx
-        for sequence, (held, state) in kept.items():  # SYSTEM first
-            if len(held) <= room:
-                self._model.restore(sequence, state)
-                self._held[sequence] = held
-                room -= len(held)
+        for sequence in sorted(kept, key=lambda one: (one not in self._owners, one)):  # then SYSTEM
+            if len(kept[sequence]) <= room:
+                self._model.restore(sequence, states[sequence])
+                self._held[sequence] = kept[sequence]
+                room -= len(kept[sequence])
 
     def choose_sequence(self, lease: "Lease", items: Sequence[Item], room: int) -> int:
         """Give a lease the free sequence that holds most of this prompt; of equal ones the one that holds least else.
@@ -212,6 +217,8 @@ class Lease:
         self._cache = cache
         self._sequence = -1
         self._evaluating = False
+        self.prompt_in_part = False
+        """Some chunks of what was yielded last were evaluated, and some not."""
         self._called = 0.0
         self._evaluated = 0
         self._seconds = {"system": 0.0, "image": 0.0, "text": 0.0}
@@ -277,9 +284,10 @@ class Lease:
         self._evaluating = False
         return logits
 
-    def check(self) -> None:
+    def check(self, *, last: bool) -> None:
         """Called when a chunk is about to be evaluated. Raises EngineError if another answer has taken the sequence."""
         self._called = time.perf_counter()
+        self.prompt_in_part = not last
         if not self._cache.owns(self, self._sequence):
             raise EngineError("another answer was begun before this one was finished: generate one at a time")
 
@@ -304,7 +312,7 @@ class _LeasedTokens(TokenSegment):
     lease: Lease
 
     def part(self, start: int, count: int) -> TokenSegment:
-        self.lease.check()
+        self.lease.check(last=start + count >= len(self))
         return super().part(start, count)
 
 
@@ -315,7 +323,7 @@ class _LeasedEmbeddings(EmbeddingSegment):
     lease: Lease
 
     def part(self, start: int, count: int) -> EmbeddingSegment:
-        self.lease.check()
+        self.lease.check(last=start + count >= len(self))
         return super().part(start, count)
 
 

@@ -77,6 +77,8 @@ class Scheduler:
         self._turns = itertools.count()
         self._embeddings_next = True
         self._stepping = RLock()
+        self.hold = False
+        """Begin no prompt and no job for now. Answers that are being generated go on."""
 
     def add(self, job: Job[Result]) -> Ticket[Result]:
         """Hand in a job."""
@@ -95,6 +97,22 @@ class Scheduler:
                 self._end_if_cancelled(ticket)
             finally:
                 self._stepping.release()
+
+    @property
+    def between_prompts(self) -> bool:
+        """Whether no prompt has been begun that is not at its end."""
+        return self._computing is None
+
+    def end_prompt(self, ticket: Ticket[Any]) -> None:
+        """Called by a job whose prompt is over and which goes on with another one: that comes last in the line.
+
+        A job that has generated tokens in between need not say so.
+        """
+        if ticket in self._prompts:
+            self._prompts.remove(ticket)
+        if self._computing is ticket:
+            self._computing = None
+        ticket.turn = None
 
     def run(self) -> None:
         """Work until no job is left. Errors of a job are in its ticket.
@@ -126,11 +144,14 @@ class Scheduler:
             self._advance(ticket, None)
         if not self._active:
             return bool(self._waiting)
-        self._evaluate(self._choose())
+        if chosen := self._choose():  # nothing if all wait for prompts and none may begin
+            self._evaluate(chosen)
         return True
 
     def _is_next(self, waiting: "Ticket[Any]") -> bool:
         """Whether no prompt of an active job comes before this job's."""
+        if self.hold:
+            return False
         if not self._prompts:
             return True
         first = self._prompts[0]
@@ -139,7 +160,7 @@ class Scheduler:
 
     def _choose(self) -> list[tuple["Ticket[Any]", int]]:
         """Who is served by the next call, and with how many items: the first prompt, and all other answers."""
-        prompt, batch = self._prompts[0] if self._prompts else None, self._model.n_batch
+        prompt, batch = self._next_prompt(), self._model.n_batch
         self._computing = prompt
         if not self._together:
             return self._choose_one(prompt)
@@ -156,9 +177,15 @@ class Scheduler:
         room = min(prompt.remaining(), CHUNK, batch - len(generating))
         return [*generating, (prompt, room)] if room else generating
 
+    def _next_prompt(self) -> "Ticket[Any] | None":
+        return self._computing if self.hold or not self._prompts else self._prompts[0]
+
     def _choose_one(self, prompt: "Ticket[Any] | None") -> list[tuple["Ticket[Any]", int]]:
         """The first prompt and the answers that are being generated, in turns."""
-        chosen = next(ticket for ticket in self._active if ticket is prompt or ticket not in self._prompts)
+        ready = (ticket for ticket in self._active if ticket is prompt or ticket not in self._prompts)
+        chosen = next(ready, None)
+        if not chosen:
+            return []
         self._active.remove(chosen)
         self._active.append(chosen)
         return [(chosen, min(chosen.remaining(), self._model.n_batch))]
@@ -203,9 +230,7 @@ class Scheduler:
     def _note_prompt(self, ticket: "Ticket[Any]", segment: Segment) -> None:
         """Whether a job now waits for a prompt. One that goes on with its prompt keeps its place."""
         if len(segment) == 1 and isinstance(segment, TokenSegment):
-            if ticket in self._prompts:
-                self._prompts.remove(ticket)
-            ticket.turn = None
+            self.end_prompt(ticket)
         elif ticket not in self._prompts:
             if ticket.turn is None:
                 ticket.turn = next(self._turns)
@@ -217,6 +242,8 @@ class Scheduler:
         for queue in (self._active, self._waiting, self._prompts):
             if ticket in queue:
                 queue.remove(ticket)
+        if self._computing is ticket:
+            self._computing = None
 
 
 def run_alone(model: LanguageModel, job: Job[Result]) -> Result:

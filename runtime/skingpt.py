@@ -144,7 +144,8 @@ class SkinGPT:
     def forget(self, *images: ImageEmbedding) -> None:
         """Wipe what is held of pictures: their embeddings, and of their conversations all that the KV cache has.
 
-        To be called when no answer is being generated. Raises EngineError.
+        Answers about other pictures may be in the making, but no prompt in part. Raises EngineError if the KV cache
+        cannot be wiped now; the embeddings are forgotten all the same.
         """
         with self._model.exclusive:
             for image in images:

@@ -151,6 +151,28 @@ def test_a_photo_whose_client_left_while_it_was_encoded_can_still_be_forgotten(w
     assert not is_held(worker)
 
 
+def test_while_others_are_answered_a_photo_is_forgotten_all_the_same(worker):
+    """And the answers that go on meanwhile are those that they would have been."""
+
+    def answers(events):
+        return [event["answer"]["token_ids"] for event in events if event["kind"] == "answer" and event["id"] < 9]
+
+    worker.ask(1, PHOTOS[1], [QUESTION] * 40)
+    expected = answers(worker.until_end(1))
+    assert not is_held(worker) and is_held(worker)
+    worker.ask(2, PHOTOS[1], [QUESTION] * 40)
+    worker.next("text")
+    send(worker.channel, "forget", sha256=PHOTOS[0].sha256)
+    settle(worker)
+    worker.ask(99, PHOTOS[0])
+    events = worker.until_end(99)
+    assert not any(event.get("id") == 2 and event["kind"] == "end" for event in events)  # it still goes on
+    assert not events[-1]["report"]["image"]["cached"]
+    events += worker.until_end(2)
+    assert events[-1]["report"]["turns"][-1]["token_ids"] == expected[-1]
+    assert answers(events) == expected[-len(answers(events)) :]
+
+
 def test_a_photo_that_is_asked_about_again_at_once_is_not_lost(worker):
     worker.ask(1, PHOTOS[0], [QUESTION] * 3)
     worker.next("text")

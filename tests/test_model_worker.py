@@ -82,24 +82,27 @@ def test_a_new_photo_stops_another_answer_for_one_chunk_at_most(worker):
 
     A token that is only the beginning of a character, or of a stop string, gives no piece, hence two chunks at times.
     """
-    worker.ask(1, PHOTOS[0], **endless(400))
+    worker.ask(1, PHOTOS[0], [QUESTION] * 40)
     worker.next("text")
     worker.ask(2, PHOTOS[1], [QUESTION + " And tell me more about it." * 12])
-    gaps, before, during_vision, vision = [0], 0, 0, False
+    gaps, gap, before, during_vision, vision = [], None, 0, 0, False
     for event in worker.until_end(2):
         if event["id"] == 1 and event["kind"] == "text":
-            gaps.append(0)
+            gaps.append(gap or 0)
+            gap = 0
             during_vision += vision
+        elif event["id"] == 1 and event["kind"] == "answer":
+            gap = None  # its next question waits until the other's prompt is finished
         elif event["id"] == 2 and event["kind"] == "stage":
             if event["stage"] == "vision_encoder":
                 vision = event["done"] == 0
             else:
-                gaps[-1] += event["done"] - (before or event["done"])  # the first one also counts what was reused
+                if gap is not None:
+                    gap += event["done"] - (before or event["done"])  # the first one also counts what was reused
                 before = event["done"]
-        assert (event["id"], event["kind"]) != (1, "end"), "the first answer is to outlast the second one's prompt"
     assert during_vision, "the first answer stood still while the photo was encoded"
     assert before > 5 * CHUNK
-    assert max(gaps[1:]) <= 2 * CHUNK
+    assert max(gaps) <= 2 * CHUNK
     worker.until_end(1)
 
 

@@ -119,6 +119,51 @@ def test_a_new_job_comes_before_later_questions_of_reports_with_short_answers():
     assert log.index("new") < log.index("newer") <= log.index("new") + 3
 
 
+@pytest.mark.parametrize("answer", [["a"], []])
+def test_nor_does_one_wait_for_reports_whose_answers_are_one_token_or_none(answer):
+    _, scheduler, converse = start([answer], 4)
+    log = []
+
+    def add_report(number):
+        conversation = converse(number)
+
+        def job():
+            for question in range(9):
+                log.append(f"{number}{question}")
+                yield from conversation.job("what", GenerationConfig(max_new_tokens=1))
+                scheduler.end_prompt(ticket)
+
+        ticket = scheduler.add(job())
+
+    for number in (1, 2):
+        add_report(number)
+    while len(log) < 4:
+        scheduler.step()
+    scheduler.add(questions(converse(3), ["new"], log))
+    scheduler.run()
+    assert log.index("new") <= 4 + 2
+    assert len(log) == 19
+
+
+def test_while_it_holds_no_prompt_is_begun_and_answers_go_on():
+    model, scheduler, converse = start([["a"] * 60, ["b"] * 3, ["c"] * 3], 2)
+    scheduler.add(converse(1).job("first"))
+    while model.said(1) < 5:
+        scheduler.step()
+    assert scheduler.between_prompts
+    second = scheduler.add(converse(2).job("x" * 300))
+    scheduler.step()
+    assert not scheduler.between_prompts  # one that was begun goes on to its end
+    scheduler.hold = True
+    third = scheduler.add(converse(3).job("third"))
+    for _ in range(200):
+        assert scheduler.step()  # there is still something to do
+    assert second.finished and third.segment is None and not third.finished
+    scheduler.hold = False
+    scheduler.run()
+    assert third.result.text == "ccc"
+
+
 def test_a_reports_next_question_does_not_go_before_a_prompt_that_was_there_when_it_came():
     model, scheduler, converse = start([["a"] * 3, ["b"] * 3], 2)
     heard = []

@@ -33,6 +33,13 @@ def bundle_folder(text: str) -> Path:
     return Path(text)
 
 
+def file_path(text: str) -> Path:
+    """As for a bundle: an empty path is none."""
+    if not text:
+        raise ArgumentTypeError("the path is empty")
+    return Path(text)
+
+
 @dataclass(frozen=True)
 class Model:
     """The bundle that a command opens, and how."""

@@ -5,7 +5,6 @@ import signal
 import sys
 from argparse import ArgumentParser, Namespace
 from dataclasses import dataclass
-from pathlib import Path
 
 from ..bundle import default_bundle
 from ..options import Options
@@ -14,7 +13,7 @@ from ..serve.check import find_problems
 from ..serve.notify import notify
 from ..serve.settings import MAX_SESSIONS, PORT, STOP_SIGNALS, Settings
 from ..serve.token_file import default_token_file
-from .arguments import UsageError, add_setup, bundle_folder, parse_setup
+from .arguments import UsageError, add_setup, bundle_folder, file_path, parse_setup
 from .terminal import show_hashing
 
 HELP = "answer other programs on this machine, over HTTP"
@@ -33,8 +32,8 @@ def configure(parser: ArgumentParser) -> None:
     parser.add_argument("bundle", nargs="?", type=bundle_folder, metavar="BUNDLE", help="(the demonstration bundle)")
     where = parser.add_mutually_exclusive_group()
     where.add_argument("--port", type=int, default=PORT, metavar="N", help="of 127.0.0.1 (%(default)s)")
-    where.add_argument("--socket", type=Path, metavar="PATH", help="a Unix socket instead, for this user alone")
-    parser.add_argument("--token-file", type=Path, metavar="FILE", help="(in the user's state folder)")
+    where.add_argument("--socket", type=file_path, metavar="PATH", help="a Unix socket instead, for this user alone")
+    parser.add_argument("--token-file", type=file_path, metavar="FILE", help="(in the user's state folder)")
     parser.add_argument("--check", action="store_true", help="say what is wrong, and do not start")
     parser.add_argument("--verify", action="store_true", help="hash all files of the bundle first")
     parser.add_argument(

@@ -2,12 +2,11 @@
 
 from argparse import ArgumentParser, Namespace
 from collections.abc import Callable
-from pathlib import Path
 
 from ...engines.errors import ImageError, InputError, ServiceError
 from ..client import ADDRESS, AnswerOptions, Client, ServedConversation, ServedReport, TextPiece
 from ..printable import printable
-from .arguments import Generation, UsageError
+from .arguments import Generation, UsageError, file_path
 from .terminal import note_lines, print_heading, print_report_end
 
 GENERATION = ("max_new_tokens", "temperature", "top_p", "seed")
@@ -22,7 +21,9 @@ def add_server(parser: ArgumentParser) -> None:
         "--server", nargs="?", const=ADDRESS, metavar="ADDRESS",
         help="let a running `skingpt serve` answer: http://127.0.0.1:PORT or unix:/path/to/socket (%(const)s)",
     )  # fmt: skip
-    parser.add_argument("--token-file", type=Path, metavar="FILE", help="with --server: if it is not the usual one")
+    parser.add_argument(
+        "--token-file", type=file_path, metavar="FILE", help="with --server: if it is not the usual one"
+    )
 
 
 def parse_client(given: Namespace, configure: Callable[[ArgumentParser], None]) -> Client | None:

@@ -17,7 +17,7 @@ from .app import make_app
 from .child import protect_memory, return_memory
 from .http_protocol import LimitedProtocol
 from .listener import BACKLOG, listen
-from .logs import log, take_over_logging
+from .logs import log, log_error, take_over_logging
 from .model_process import BundleUnusable
 from .notify import notify
 from .service import Service
@@ -73,6 +73,10 @@ async def serve(settings: Settings, listener: socket.socket, token: str) -> int:
             reason, detail = error.args
             print(f"error: {one_line(detail)}", file=sys.stderr, flush=True)
             code = EXIT_CODES.get(reason, EngineError.exit_code)
+            stop()
+        except Exception as error:  # nobody would start a model any more: whoever started the service is to do it anew
+            log_error("supervision_failed", error)
+            code = EngineError.exit_code
             stop()
 
     _on_signals(stop)

@@ -15,6 +15,7 @@ from .native_api import NativeApi
 from .openai_api import OpenAiApi
 from .problems import Problem, error_response, openai_shaped
 from .service import Service
+from .streams import GONE
 
 SECURITY_HEADERS = [
     (b"x-content-type-options", b"nosniff"),
@@ -22,7 +23,6 @@ SECURITY_HEADERS = [
     (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'"),
     (b"cross-origin-resource-policy", b"same-origin"),
 ]
-GONE = 499  # a status for the log alone: the client did not wait for the answer
 
 
 def make_app(service: Service, *, port: int | None, token: str) -> ASGIApp:
@@ -116,6 +116,7 @@ class Around:
         code = None
         try:
             await self._app(scope, receive, counted)
+            status, code = scope["state"].get("ended", (status, None))
         except ClientDisconnect:
             status = GONE
         except Problem as problem:

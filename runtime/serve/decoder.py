@@ -49,6 +49,9 @@ class Decoder:
             raise Problem("image_decoder_died", "Decoding the photo failed: save it anew as JPEG.")
         if message.kind == "error":
             raise worker_problem(message.header)
+        if message.kind != "photo" or len(message.payload) != 3 * size * size:
+            log("decoder_unintelligible", level="error")
+            raise Problem("image_decoder_died", "Decoding the photo failed: save it anew as JPEG.")
         return Photo(message.header["photo"], message.payload)
 
     async def _ask(self, request: Message) -> Message | None:

@@ -88,7 +88,7 @@ def _message(header: bytes, payload: bytes, header_size: int, payload_size: int)
         raise FramingError("the connection ended inside a message")
     try:
         fields = json.loads(header)
-    except ValueError:
+    except (ValueError, RecursionError):
         fields = None
     if not isinstance(fields, dict) or not isinstance(fields.get("kind"), str):
         raise FramingError("a message's header is not a JSON object with a kind")

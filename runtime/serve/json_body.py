@@ -9,11 +9,14 @@ import msgspec
 from .problems import Problem
 
 Kind = TypeVar("Kind")
+MAX_PARTS = 200_000  # values, or commas in texts; many more would take seconds, in which nobody else is served
 NUMBER = re.compile(r"-?(0|[1-9]\d*)(\.\d+)?([eE][-+]?\d+)?", re.ASCII)
 
 
 def read_json(body: bytes) -> dict[str, Any]:
     """A JSON object in UTF-8 in which no name stands twice. Raises Problem."""
+    if sum(map(body.count, (b"{", b"[", b","))) > MAX_PARTS:
+        raise Problem("json_unusable", f"The JSON has more than {MAX_PARTS:,} brackets and commas.")
     try:
         msgspec.json.decode(body)  # stricter: no NaN, no half characters
         given = json.loads(body.decode(), object_pairs_hook=_without_doubles, parse_float=_number)

@@ -11,7 +11,7 @@ from contextlib import suppress
 from datetime import UTC, datetime
 
 FIELDS = {
-    "time", "level", "event", "request_id", "method", "route", "status", "code", "ms", "first_token_ms", "tokens",
+    "time", "level", "event", "request_id", "method", "route", "status", "code", "ms",
     "pid", "exit", "restarts", "seconds", "bytes", "error", "place", "address",
 }  # fmt: skip
 

@@ -12,12 +12,12 @@ import subprocess
 import sys
 import time
 from collections.abc import AsyncGenerator, Callable, Mapping
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
 from .framing import FramingError, Message, pack, receive_async
-from .logs import log
+from .logs import log, log_error
 from .problems import Problem, worker_problem
 from .settings import LOAD_SECONDS, MAX_GONE, READY_SECONDS, Settings
 
@@ -63,6 +63,7 @@ class ModelProcess:
         self._stopping: Problem | None = None
         self._first_memory = 0
         self._last_pong = 0.0
+        self._encoding = 0.0  # seconds for which a photo was being encoded at the last sign of life
         self._draining = False
         self._hung = False
         self.about: dict[str, Any] = {}
@@ -157,15 +158,16 @@ class ModelProcess:
     async def until_ready(self) -> None:
         """Wait for the model. Raises Problem if it is not loaded soon."""
         self._check_stopping()
-        try:
-            async with asyncio.timeout(READY_SECONDS):
-                while not self.ready:
-                    if not self.healthy:
-                        raise Problem("model_unavailable", "The model's process ends again and again.", retry_after=30)
+        end = time.monotonic() + READY_SECONDS
+        while not self.ready:
+            if not self.healthy:
+                raise Problem("model_unavailable", "The model's process ends again and again.", retry_after=30)
+            if time.monotonic() > end:
+                raise Problem("model_loading", "The model is being loaded.", retry_after=10)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(1):  # then its health again
                     await self._ready.wait()
-                    self._check_stopping()
-        except TimeoutError:
-            raise Problem("model_loading", "The model is being loaded.", retry_after=10) from None
+            self._check_stopping()
 
     def _check_stopping(self) -> None:
         if self._stopping:
@@ -229,7 +231,7 @@ class ModelProcess:
         given = self._settings
         self._send("open", bundle=given.bundle, options=given.options, verify=given.verify, together=given.together)
         log("worker_started", pid=self._process.pid)
-        self._last_pong = time.monotonic()
+        self._last_pong, self._encoding = time.monotonic(), 0.0
         watch = asyncio.create_task(self._watch())
         failure: Event = {}
         try:
@@ -240,6 +242,8 @@ class ModelProcess:
                     self._on_message(message.header)
         except (OSError, FramingError):
             pass
+        except Exception as error:  # what it sent is no message of ours: it is ended as if it had died
+            log_error("worker_unintelligible", error)
         finally:
             watch.cancel()
             reason = await self._ended()
@@ -253,12 +257,13 @@ class ModelProcess:
         if not self._stopping:
             self._ready.clear()
         hung, self._hung = self._hung, False
-        reason = "grown" if self._draining else "hung" if hung else "ended"
+        reason = "stopped" if self._stopping else "grown" if self._draining else "hung" if hung else "ended"
         self._draining = False
         self._process.kill()
         code = await asyncio.to_thread(self._process.wait)
         self._writer.close()
-        log("worker_ended", level="warning", pid=self._process.pid, exit=code)
+        expected = self._stopping or reason == "grown"
+        log("worker_ended", level="info" if expected else "warning", code=reason, pid=self._process.pid, exit=code)
         said = "does not answer any more" if hung else "has ended"
         self.end_all(Problem("worker_hung" if hung else "worker_ended", f"The model's process {said}: ask again."))
         self._asked.clear()
@@ -274,7 +279,7 @@ class ModelProcess:
             self._ready.set()
             log("worker_ready", pid=self.pid, seconds=self.about["load_seconds"], bytes=self.memory)
         elif kind == "pong":
-            self._last_pong, self.memory = time.monotonic(), event["memory"]
+            self._last_pong, self.memory, self._encoding = time.monotonic(), event["memory"], event["encoding"]
             self._draining = self._draining or self.memory > self._first_memory + self._settings.growth_bytes
         elif asked := self._asked.get(event["id"]):
             if kind in ("end", "error"):
@@ -289,7 +294,7 @@ class ModelProcess:
             await asyncio.sleep(PING_SECONDS)
             if self.ready:
                 self._send("ping")
-            if time.monotonic() - self._last_pong > self._limit():
+            if max(time.monotonic() - self._last_pong, self._encoding) > self._limit():
                 self._hung = True
                 self.kill()
             elif self._draining and not self._stopping:

@@ -6,7 +6,7 @@ So a cancel and a new photo are seen while an answer is generated. What comes in
     open      {bundle, options, verify, together}: load the model; the first message
     ask       {id, photo, turns, questions, config, choices} and pixels: answer the questions about this photo
     cancel    {id}: end this request after the token or the chunk of a prompt that is being computed
-    forget    {sha256}: wipe what is held of this photo, as soon as nothing is being generated
+    forget    {sha256}: wipe what is held of this photo, before the next prompt is begun
     ping      {}
 
 and what goes out:
@@ -17,13 +17,14 @@ and what goes out:
     answer    {id, choice, section, answer, turn}: an answer is whole; `turn` is what a later `ask` has of it in `turns`
     end       {id, report}: a request is finished; no report if it was cancelled
     error     {id, code, detail}: a request failed
-    pong      {memory}: bytes of this process
+    pong      {memory, encoding}: bytes of this process; for how many seconds a photo is being encoded by now
     failed    {code, detail}: the model cannot be loaded; this process ends
 """
 
 import os
 import socket
 import sys
+import time
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -39,7 +40,6 @@ from ...engines.errors import (
     InputError,
     NumericalError,
     QuestionError,
-    SkinGPTError,
 )
 from ..conversation import Answer, Turn
 from ..machine import process_memory
@@ -97,6 +97,7 @@ class ModelWorker:
         self._to_embed: SimpleQueue[Request] = SimpleQueue()
         self._inbox: SimpleQueue[Callable[[], None]] = SimpleQueue()
         self._to_forget: set[str] = set()
+        self._encoding_since: float | None = None
 
     def run(self) -> None:
         """Work until the server goes, which ends the process."""
@@ -105,11 +106,11 @@ class ModelWorker:
             Thread(target=target, daemon=True).start()
         busy = False
         while True:
+            self._forget()
             if busy:
                 while not self._inbox.empty():
                     self._inbox.get()()
             else:  # one message at a time, so that what is to be forgotten is, before anything else begins
-                self._forget()
                 self._inbox.get()()
             busy = self._scheduler.step()
             self._tell_all()
@@ -158,7 +159,7 @@ class ModelWorker:
                 _config(header["config"], self._model.defaults),
                 header["choices"],
             )
-        except InputError as error:
+        except Exception as error:  # also of a decoder's reply that is none
             self._fail(header["id"], error)
             return
         self._requests[request.id] = request
@@ -178,8 +179,13 @@ class ModelWorker:
         self._inbox.put(lambda: self._to_forget.add(sha256))
 
     def _on_ping(self, _: Message) -> None:
-        # Answered by the main thread, because it is the one that may hang.
-        self._inbox.put(lambda: self._send("pong", memory=process_memory().rss))
+        # Answered by the main thread, because it may hang; so may the thread that encodes, of which it tells.
+        self._inbox.put(self._pong)
+
+    def _pong(self) -> None:
+        since = self._encoding_since
+        seconds = 0.0 if since is None else time.monotonic() - since
+        self._send("pong", memory=process_memory().rss, encoding=round(seconds, 3))
 
     # The thread that encodes photos.
 
@@ -189,10 +195,12 @@ class ModelWorker:
             error: BaseException | None = None
             if not request.cancelled:
                 self._send("stage", id=request.id, stage="vision_encoder", done=0, total=1)
+                self._encoding_since = time.monotonic()
                 try:
                     request.image = self._model.embed_photo(request.photo, NAME)
-                except (SkinGPTError, MemoryError) as raised:
+                except Exception as raised:  # whatever it is, the next photo's request is to get its answer
                     error = raised
+                self._encoding_since = None
             self._inbox.put(lambda request=request, error=error: self._begin(request, error))  # type: ignore[misc]
             del request  # the last photo would be held until the next one comes
 
@@ -228,6 +236,7 @@ class ModelWorker:
                 sample=sample,
             )
             self._send("answer", answer=turn_json(Section(item.section, answer)), turn=answer.turn.answer, **place)
+            self._scheduler.end_prompt(request.tickets[choice])
         return conversation.answers
 
     def _tell_all(self) -> None:
@@ -268,13 +277,27 @@ class ModelWorker:
         self._send("error", id=number, code=code, detail=detail)
 
     def _forget(self) -> None:
-        """Wipe what is to be forgotten, but for photos that are being encoded; those are seen to afterwards."""
-        encoding = {request.photo.sha256 for request in self._requests.values()}
-        images = [image for sha256 in self._to_forget - encoding if (image := self._images.pop(sha256, None))]
-        self._to_forget &= encoding
+        """Wipe what is to be forgotten, but for photos of requests that go on; those are seen to afterwards.
+
+        The KV cache is wiped between two prompts, and no prompt is begun before.
+        """
+        due = self._to_forget - {request.photo.sha256 for request in list(self._requests.values())}
+        images = [self._images[sha256] for sha256 in due & self._images.keys()]
+        self._scheduler.hold = bool(images)
+        if not self._scheduler.between_prompts:
+            return
         if images:
-            self._model.forget(*images)
+            try:
+                self._model.forget(*images)
+            except EngineError:  # no room to put the answers aside that are being generated: after some of them, then
+                self._scheduler.hold = False
+                return
             images.clear()
+        for sha256 in due:
+            self._images.pop(sha256, None)
+        self._to_forget -= due
+        self._scheduler.hold = False
+        if due:
             clear_freed_memory()
 
 

@@ -142,7 +142,9 @@ async def _respond(request: Request, session: Session, events: NamedEvents, *, l
         return JSONResponse(await while_connected(request, _last(events, last)), headers=headers)
     # Begun only when the conversation is this question's alone, so that an error before that has its own status.
     first = await while_connected(request, anext(events))
-    return event_stream(_encoded(first, events, request.state.id), headers)
+    return event_stream(
+        request, _encoded(first, events), headers, lambda problem: event("error", problem.document(request.state.id))
+    )
 
 
 async def _last(events: NamedEvents, name: str) -> dict[str, Any]:
@@ -151,11 +153,8 @@ async def _last(events: NamedEvents, name: str) -> dict[str, Any]:
     return found[-1]
 
 
-async def _encoded(first: tuple[str, dict[str, Any]], events: NamedEvents, request_id: str) -> ByteStream:
+async def _encoded(first: tuple[str, dict[str, Any]], events: NamedEvents) -> ByteStream:
     async with aclosing(events) as source:
-        try:
-            yield event(*first)
-            async for name, data in source:
-                yield event(name, data)
-        except Problem as problem:
-            yield event("error", problem.document(request_id))
+        yield event(*first)
+        async for name, data in source:
+            yield event(name, data)

@@ -77,7 +77,8 @@ class OpenAiApi:
             return JSONResponse(completion.whole(session), headers=headers)
         # Begun only when the model has taken the question, so that an error before that has its own status.
         first = await while_connected(request, _accepted(events))
-        return event_stream(completion.chunks(first, events, session), headers)
+        chunks = completion.chunks(first, events, session)
+        return event_stream(request, chunks, headers, lambda problem: _data(problem.openai()))
 
 
 class Completion:
@@ -142,23 +143,19 @@ class Completion:
         }
 
     async def chunks(self, first: Event, events: Events, session: Session) -> ByteStream:
-        """The same as a stream."""
-        try:
-            async with aclosing(events) as source:
-                for number in range(self._count):
-                    delta = {"role": "assistant", "content": "", "refusal": None}
-                    yield self._chunk([self._choice(number, delta)], skingpt=self._more(session))
-                found: Event | None = first
-                while found:
-                    more = {}
-                    if found["kind"] == "answer":
-                        more = {"skingpt": {"dropped_turns": found["answer"]["dropped_turns"]}}
-                    for choice in self._delta(found):
-                        yield self._chunk([choice], **more)
-                    found = await anext(source, None)
-        except Problem as problem:
-            yield _data(problem.openai())
-            return
+        """The same as a stream. Raises Problem."""
+        async with aclosing(events) as source:
+            for number in range(self._count):
+                delta = {"role": "assistant", "content": "", "refusal": None}
+                yield self._chunk([self._choice(number, delta)], skingpt=self._more(session))
+            found: Event | None = first
+            while found:
+                more = {}
+                if found["kind"] == "answer":
+                    more = {"skingpt": {"dropped_turns": found["answer"]["dropped_turns"]}}
+                for choice in self._delta(found):
+                    yield self._chunk([choice], **more)
+                found = await anext(source, None)
         if self._usage_wanted:
             yield self._chunk([], usage=self._usage())
         yield b"data: [DONE]\n\n"

@@ -163,7 +163,9 @@ def read_image_url(url: str, where: str) -> bytes:
     try:
         data = base64.b64decode(url[len(head) :], validate=True)
     except binascii.Error:
-        raise Problem("image_url_unusable", f"{where}: the photo is not valid base64.", param=where) from None
+        raise Problem(
+            "image_url_unusable", f"{where}: the photo is not valid base64 in one line.", param=where
+        ) from None
     if len(data) > MAX_PHOTO:
         raise Problem("body_too_large", f"{where}: the photo is larger than {MAX_PHOTO // 1_000_000} MB.", param=where)
     return data

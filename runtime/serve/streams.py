@@ -2,17 +2,19 @@
 
 import asyncio
 import json
-from collections.abc import AsyncGenerator, Awaitable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
 from typing import Any, TypeVar
 
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import StreamingResponse
 
+from .problems import Problem
 from .settings import HEARTBEAT_SECONDS
 
 Result = TypeVar("Result")
 ByteStream = AsyncGenerator[bytes, None]
+GONE = 499  # in the log and the metrics: the client went away
 HEADERS = {"cache-control": "no-store", "x-accel-buffering": "no"}
 
 
@@ -21,12 +23,30 @@ def event(name: str, data: dict[str, Any]) -> bytes:
     return f"event: {name}\ndata: {json.dumps(data)}\n\n".encode()
 
 
-def event_stream(events: ByteStream, headers: dict[str, str]) -> StreamingResponse:
+def event_stream(
+    request: Request, events: ByteStream, headers: dict[str, str], as_event: Callable[[Problem], bytes]
+) -> StreamingResponse:
     """A response that sends events, and a comment whenever nothing happened for a while.
 
-    When the client goes away, the iterator is closed.
+    When the client goes away, the iterator is closed. A Problem ends the stream with an event, and with its status and
+    code in `request.state`, because the response's own status was sent long before.
     """
-    return StreamingResponse(_alive(events), media_type="text/event-stream", headers={**HEADERS, **headers})
+    content = _alive(_ended(request, events, as_event))
+    return StreamingResponse(content, media_type="text/event-stream", headers={**HEADERS, **headers})
+
+
+async def _ended(request: Request, events: ByteStream, as_event: Callable[[Problem], bytes]) -> ByteStream:
+    """The events, with their end noted."""
+    async with aclosing(events) as source:
+        try:
+            async for one in source:
+                yield one
+        except Problem as problem:
+            request.state.ended = (problem.status, problem.code)
+            yield as_event(problem)
+        except (GeneratorExit, asyncio.CancelledError):
+            request.state.ended = (GONE, None)
+            raise
 
 
 async def _alive(events: ByteStream) -> ByteStream:

@@ -50,9 +50,11 @@ def read_token(path: Path) -> str:
         raise InputError(f"the token file {path} cannot be read: {error.strerror}") from None
     try:
         _check_owner(path, os.fstat(descriptor))
-        data = os.read(descriptor, MOST)
+        data = os.read(descriptor, MOST + 1)
     finally:
         os.close(descriptor)
+    if len(data) > MOST:
+        raise InputError(f"the token file {path} is longer than {MOST} bytes: delete it for a new one")
     token = data.decode(errors="replace").strip()
     if len(token) < LEAST or not token.isascii() or not token.isprintable() or " " in token:
         raise InputError(f"the token file {path} holds no token of {LEAST} characters or more: delete it for a new one")
