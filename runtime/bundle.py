@@ -12,10 +12,13 @@ from pathlib import Path
 from ..engines.base import TensorSpec
 from ..engines.errors import BundleError
 from ..engines.gguf_header import read_gguf_header
+from .install.store import Installed, find_installed, installed_at
 from .manifest import MANIFEST, Manifest, read_manifest
 
 MAX_MANIFEST_BYTES = 1_000_000
 PLAIN_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}")
+
+UNSIGNED = "This model was installed from a package without a trusted signature."
 
 Progress = Callable[[str, int, int], None]
 """Called with a file's name, bytes done and bytes in all."""
@@ -41,6 +44,15 @@ class Bundle:
     """SHA-256 of `bundle.json`, which holds the SHA-256 of every other file."""
     fingerprint: Fingerprint
     """Taken when the bundle was read."""
+    installed: Installed | None = None
+    """Where it comes from, if it was installed from a package."""
+
+    @property
+    def notice(self) -> str:
+        """What is shown with every report: the bundle's own notice, and whether its package was unsigned."""
+        if self.installed and not self.installed.signer:
+            return f"{self.manifest.notice} {UNSIGNED}"
+        return self.manifest.notice
 
     def file(self, name: str) -> Path:
         return self.path / name
@@ -61,6 +73,15 @@ def default_bundle() -> Path:
     return Path(str(files("skingpt_edge.runtime"))) / "demo" / "bundle"
 
 
+def find_bundle(given: os.PathLike[str] | str) -> Path:
+    """The folder of a bundle that is given by its path or, where there is nothing, by the name it was installed under.
+
+    Raises BundleError if the folder of installed bundles cannot be read.
+    """
+    path = Path(given)
+    return path if os.path.lexists(path) else find_installed(os.fspath(given)) or path
+
+
 def read_bundle(path: Path) -> Bundle:
     """Read the manifest and check that the listed files, and no others, are there at their sizes.
 
@@ -74,7 +95,8 @@ def read_bundle(path: Path) -> Bundle:
 
 def _read_bundle(path: Path) -> Bundle:
     if not path.is_dir():
-        raise BundleError(f"{path}: not a bundle: no such directory")
+        neither = "" if path.parent.parts else ", and no bundle of this name is installed"
+        raise BundleError(f"{path}: not a bundle: no such directory{neither}")
     manifest_file = path / MANIFEST
     if not manifest_file.is_file():
         raise BundleError(f"{path}: not a bundle: it has no {MANIFEST}")
@@ -86,7 +108,11 @@ def _read_bundle(path: Path) -> Bundle:
     except UnicodeDecodeError:
         raise BundleError(f"{MANIFEST}: not UTF-8") from None
     _check_files(path, manifest)
-    return Bundle(path, manifest, hashlib.sha256(data).hexdigest(), take_fingerprint(path, manifest))
+    bundle_id, fingerprint = hashlib.sha256(data).hexdigest(), take_fingerprint(path, manifest)
+    installed = installed_at(path)
+    if installed and installed.bundle_id != bundle_id:
+        raise BundleError(f"{path}: was changed after it was installed: install it again")
+    return Bundle(path, manifest, bundle_id, fingerprint, installed)
 
 
 def _check_files(path: Path, manifest: Manifest) -> None:

@@ -82,7 +82,7 @@ def html_report(entries: list[Entry]) -> str:
 <p class="muted">{_text(last.bundle_name)} · {len(entries)} picture{"s" if len(entries) > 1 else ""}</p>
 <p class="notice" role="note">{_text(last.notice)}</p>
 {articles}
-<p class="muted">Bundle {_text(last.bundle_id)}. {_text(engines)}.</p>
+<p class="muted">Bundle {_text(last.bundle_id)}{_text(_origin(last))}. {_text(engines)}.</p>
 </body></html>
 """
 
@@ -115,6 +115,11 @@ def _timings(report: Report) -> str:
     stages = ((STAGES.get(stage, stage), value) for stage, value in report.seconds.items() if stage != "total")
     rows = "".join(f"<tr><td>{_text(name)}</td><td>{value * 1000:,.0f} ms</td></tr>" for name, value in stages)
     return f"<details><summary>{report.seconds['total']:.2f} seconds</summary><table>{rows}</table></details>"
+
+
+def _origin(report: Report) -> str:
+    installed = report.installed
+    return f", {installed.name} version {installed.version}, {installed.signature}" if installed else ""
 
 
 def _text(text: str) -> str:

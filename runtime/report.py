@@ -3,11 +3,12 @@
 The JSON form is documented in `report.schema.json`; SCHEMA names its version.
 """
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from ..engines.base import EngineInfo
 from .conversation import Answer
+from .install.store import Installed
 from .options import Options, Setup
 from .sampling import GenerationConfig
 from .vision import ImageEmbedding
@@ -39,6 +40,8 @@ class Report:
     bundle_id: str
     notice: str
     load_seconds: float
+    installed: Installed | None = None
+    """Where the bundle comes from, if it was installed from a package."""
 
     @property
     def text(self) -> str:
@@ -71,9 +74,16 @@ class Report:
                 "top_p": self.config.top_p,
             },
             "seed": self.config.seed,
-            "bundle": {"name": self.bundle_name, "id": self.bundle_id},
+            "bundle": {"name": self.bundle_name, "id": self.bundle_id, "installed": _origin(self.installed)},
             "notice": self.notice,
         }
+
+
+def _origin(installed: Installed | None) -> dict[str, Any] | None:
+    if installed is None:
+        return None
+    signer = asdict(installed.signer) if installed.signer else None
+    return {"name": installed.name, "version": installed.version, "signed_by": signer}
 
 
 def turn_json(section: Section) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from typing import Self
 
 from ..engines.base import EngineInfo, Floats
 from ..engines.errors import ImageError, InputError, QuestionError
-from .bundle import Bundle, Progress, default_bundle
+from .bundle import Bundle, Progress, default_bundle, find_bundle
 from .checked_values import instance, whole_number
 from .conversation import Answer, Conversation, Turn
 from .embedding_check import checked_embedding
@@ -73,7 +73,7 @@ class SkinGPT:
         progress: Progress | None = None,
         options: Options | None = None,
     ) -> Self:
-        """Check and load a bundle; without a path, the demonstration bundle of the package.
+        """Check and load a bundle: its path, or the name it is installed under; else the demonstration bundle.
 
         All files are hashed the first time this machine sees the bundle, or with `verify`; `progress` is told how far
         that is. Raises BundleError, EngineError, also where the GPU asked for has too little memory free, InputError
@@ -288,8 +288,9 @@ class SkinGPT:
             setup=self.setup,
             bundle_name=manifest.name,
             bundle_id=self.bundle.id,
-            notice=manifest.notice,
+            notice=self.bundle.notice,
             load_seconds=self.load_seconds,
+            installed=self.bundle.installed,
         )
 
     def close(self) -> None:
@@ -316,9 +317,12 @@ class SkinGPT:
 
 
 def _folder(path: PathLike[str] | str | None) -> Path:
-    """Raises InputError. An empty path, as of a variable that is not set, is not the demonstration bundle."""
+    """An empty path, as of a variable that is not set, is not the demonstration bundle.
+
+    Raises InputError, BundleError.
+    """
     if path is None:
         return default_bundle()
     if not isinstance(path, str | PathLike) or not str(path) or "\0" in str(path):
         raise InputError(f"the bundle's path is {path!r:.60}, expected a folder, or None for the demonstration bundle")
-    return Path(path)
+    return find_bundle(path)

@@ -7,12 +7,14 @@ from typing import Any, TypeVar
 
 from ...engines import registry
 from ...engines.base import KV_TYPES, LAYOUTS
-from ..bundle import default_bundle
+from ...engines.errors import BundleError
+from ..bundle import default_bundle, find_bundle
 from ..options import Options
 from ..sampling import GenerationConfig
 from ..skingpt import SkinGPT
 from .terminal import show_hashing
 
+BUNDLE_HELP = "folder, or name of an installed bundle (the demonstration bundle)"
 Number = TypeVar("Number", int, float)
 
 
@@ -27,10 +29,16 @@ def name_flag(message: str) -> str:
 
 
 def bundle_folder(text: str) -> Path:
-    """An empty path, as of a variable that is not set, is not the folder that the user is in."""
+    """A bundle's folder, or the name it is installed under.
+
+    An empty path, as of a variable that is not set, is not the folder that the user is in.
+    """
     if not text:
         raise ArgumentTypeError("the path of the bundle is empty")
-    return Path(text)
+    try:
+        return find_bundle(text)
+    except BundleError as error:
+        raise ArgumentTypeError(str(error)) from None
 
 
 def file_path(text: str) -> Path:
@@ -54,7 +62,7 @@ class Model:
 
 
 def add_model(parser: ArgumentParser) -> None:
-    parser.add_argument("--bundle", type=bundle_folder, metavar="BUNDLE", help="(the demonstration bundle)")
+    parser.add_argument("--bundle", type=bundle_folder, metavar="BUNDLE", help=BUNDLE_HELP)
     parser.add_argument("--verify", action="store_true", help="hash all files of the bundle first")
     parser.add_argument("--no-image-cache", action="store_true", help="encode every picture, also one seen before")
     add_setup(parser)
@@ -157,5 +165,5 @@ def parse_bundle(given: Namespace) -> BundleOnly:
 
 def add_bundle(parser: ArgumentParser) -> None:
     """The bundle alone, and JSON output, for commands that ask nothing."""
-    parser.add_argument("bundle", nargs="?", type=bundle_folder, metavar="BUNDLE", help="(the demonstration bundle)")
+    parser.add_argument("bundle", nargs="?", type=bundle_folder, metavar="BUNDLE", help=BUNDLE_HELP)
     parser.add_argument("--json", action="store_true")

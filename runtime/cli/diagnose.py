@@ -192,7 +192,7 @@ def _samples(model: SkinGPT, data: bytes, name: str, arguments: Arguments, condi
         begun = time.perf_counter()
         answers = model.samples(image, item.question, config, arguments.samples, together=together)
         found = compare(image, item.question, answers, conditions)
-        notice = model.bundle.manifest.notice
+        notice = model.bundle.notice
         if arguments.json:
             print(json.dumps({**found.to_json(), "seed": config.seed, "notice": notice}), flush=True)
             continue

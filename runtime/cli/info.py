@@ -66,6 +66,7 @@ def _facts(bundle: Bundle, options: Options) -> dict[str, Any]:
         "name": manifest.name,
         "bundle": str(bundle.path),
         "id": bundle.id,
+        "installed": _origin(bundle),
         "format": manifest.format,
         "size_bytes": sum(entry.size for entry in manifest.files.values()),
         "vision": manifest.vision.precision,
@@ -85,8 +86,14 @@ def _facts(bundle: Bundle, options: Options) -> dict[str, Any]:
         "answer_seconds": round(found.answer_seconds, 2),
         "here": found.sentence(),
         **on_gpu,
-        "notice": manifest.notice,
+        "notice": bundle.notice,
     }
+
+
+def _origin(bundle: Bundle) -> str:
+    if bundle.installed is None:
+        return "no, it is a folder"
+    return f"{bundle.installed.name} version {bundle.installed.version}, {bundle.installed.signature}"
 
 
 def _parity(bundle: Bundle) -> str:

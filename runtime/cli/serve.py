@@ -13,7 +13,7 @@ from ..serve.check import find_problems
 from ..serve.notify import notify
 from ..serve.settings import MAX_SESSIONS, PORT, STOP_SIGNALS, Settings
 from ..serve.token_file import default_token_file
-from .arguments import UsageError, add_setup, bundle_folder, file_path, parse_setup
+from .arguments import BUNDLE_HELP, UsageError, add_setup, bundle_folder, file_path, parse_setup
 from .terminal import show_hashing
 
 HELP = "answer other programs on this machine, over HTTP"
@@ -29,7 +29,7 @@ class Arguments:
 
 
 def configure(parser: ArgumentParser) -> None:
-    parser.add_argument("bundle", nargs="?", type=bundle_folder, metavar="BUNDLE", help="(the demonstration bundle)")
+    parser.add_argument("bundle", nargs="?", type=bundle_folder, metavar="BUNDLE", help=BUNDLE_HELP)
     where = parser.add_mutually_exclusive_group()
     where.add_argument("--port", type=int, default=PORT, metavar="N", help="of 127.0.0.1 (%(default)s)")
     where.add_argument("--socket", type=file_path, metavar="PATH", help="a Unix socket instead, for this user alone")

@@ -44,5 +44,5 @@ def run(arguments: Arguments) -> int:
         config = arguments.generation.config(model.defaults)
         write_trace(model, data, arguments.image.name, list(arguments.asked), config, arguments.output)
         show_progress(f"trace: {arguments.output}")
-        show_progress(model.bundle.manifest.notice)
+        show_progress(model.bundle.notice)
     return 0

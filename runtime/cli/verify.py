@@ -23,7 +23,7 @@ def parse(given: Namespace) -> BundleOnly:
 def run(arguments: BundleOnly) -> int:
     bundle = read_bundle(arguments.bundle)
     verify_bundle(bundle, show_hashing)
-    notice, tested = bundle.manifest.notice, bundle.manifest.self_test is not None
+    notice, tested = bundle.notice, bundle.manifest.self_test is not None
     if arguments.json:
         found = {"bundle": str(bundle.path), "id": bundle.id, "ok": True, "self_test": tested, "notice": notice}
         print(json.dumps(found))

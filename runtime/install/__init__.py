@@ -1,0 +1,1 @@
+"""Bundles as one signed file, and where they are installed."""
