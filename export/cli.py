@@ -100,6 +100,38 @@ def _engine(options: argparse.Namespace) -> None:
         print(f"{built.graph} for {options.target}: {built.size / 1e6:,.0f} MB in {seconds:.1f} s: {built.file}")
 
 
+def _keygen(options: argparse.Namespace) -> None:
+    from .signing import ask_password, make_keys
+
+    # Added, not replaced: a name may have a dot.
+    secret, public = (options.output.with_name(options.output.name + ending) for ending in (".key", ".pub"))
+    password = None
+    if not options.no_password:
+        password = ask_password("Password of the new key: ")
+        if not password or password != ask_password("The same again: "):
+            raise ExportError("the two passwords differ, or are empty; --no-password makes a key without one")
+    number = make_keys(secret, public, password=password)
+    print(f"{secret}: the secret key; nobody else may read it")
+    print(f"{public}: the public key {number}, to be given away")
+
+
+def _pack(options: argparse.Namespace) -> None:
+    from .pack import pack_bundle
+    from .signing import read_secret_key
+
+    key = read_secret_key(options.key) if options.key else None
+    packed = pack_bundle(
+        options.bundle, options.output, key=key, name=options.name, version=options.version, force=options.force
+    )
+    facts = {"package": str(packed.path), "name": packed.index.name, "version": packed.index.version}
+    if options.json:
+        print(json.dumps({**facts, "bundle_id": packed.index.bundle_id, "signed": packed.signed}))
+        return
+    signed = "signed" if packed.signed else "NOT SIGNED: it can be installed with --unsigned only"
+    megabytes = packed.path.stat().st_size / 1e6
+    print(f"{packed.path}: {packed.index.name}, version {packed.index.version}, {megabytes:,.0f} MB, {signed}")
+
+
 def _evaluate(options: argparse.Namespace) -> None:
     from .demo.evaluate import evaluate, held_out_seeds, save_mistakes, table
 
@@ -212,8 +244,28 @@ def _parser() -> argparse.ArgumentParser:
     engine.add_argument("bundle", type=Path, metavar="BUNDLE")
     engine.add_argument("--target", required=True, choices=TARGETS, help="compute capability of the GPU")
     engine.set_defaults(run=_engine, kept="plans that were finished are kept")
+    _add_package_commands(commands)
     _add_demo_commands(commands)
     return parser
+
+
+def _add_package_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    keygen = commands.add_parser("keygen", help="make a pair of keys to sign packages with, in minisign's format")
+    keygen.add_argument("-o", "--output", type=Path, required=True, metavar="NAME", help="writes NAME.key and NAME.pub")
+    keygen.add_argument("--no-password", action="store_true", help="whoever has NAME.key can then sign")
+    keygen.set_defaults(run=_keygen)
+
+    pack = commands.add_parser("pack", help="put a bundle into one signed file for `skingpt install`")
+    pack.add_argument("bundle", type=Path, metavar="BUNDLE")
+    pack.add_argument("--key", type=Path, metavar="FILE", help="secret key of `keygen` or minisign (not signed)")
+    pack.add_argument("-o", "--output", type=Path, metavar="FILE", help="(NAME.skingpt in this folder)")
+    pack.add_argument("--name", help="under which it is installed: a-z, 0-9, dot, hyphen, underscore (the folder's)")
+    pack.add_argument(
+        "--version", type=int, metavar="N", help="must grow with each package of this name (when the bundle was made)"
+    )
+    pack.add_argument("--force", action="store_true", help="replace an existing file")
+    pack.add_argument("--json", action="store_true", help="print the result as JSON on standard output")
+    pack.set_defaults(run=_pack)
 
 
 def _add_demo_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
