@@ -49,6 +49,7 @@ if TYPE_CHECKING:
     )
     from .conversation import Answer, Conversation, Turn
     from .image_notes import Note
+    from .install.store import Installed, Signer
     from .kv_cache import Prefill
     from .loading import Engines, load
     from .manifest import Manifest, Question
@@ -82,6 +83,7 @@ __all__ = [
     "ImageEmbedding",
     "ImageError",
     "InputError",
+    "Installed",
     "Job",
     "LanguageModel",
     "LanguageModelSetup",
@@ -101,6 +103,7 @@ __all__ = [
     "ServedReport",
     "ServiceError",
     "Setup",
+    "Signer",
     "SkinGPT",
     "SkinGPTError",
     "StageProgress",
@@ -143,6 +146,7 @@ _MODULES = {
     ".bundle": ("Bundle",),
     ".conversation": ("Answer", "Conversation", "Turn"),
     ".image_notes": ("Note",),
+    ".install.store": ("Installed", "Signer"),
     ".kv_cache": ("Prefill",),
     ".loading": ("Engines", "load"),
     ".manifest": ("Manifest", "Question"),

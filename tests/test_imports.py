@@ -138,7 +138,7 @@ def test_torch_belongs_to_export_alone():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     lines = [*project["dependencies"], *project["optional-dependencies"]["cpu"]]
     names = {line.split("=")[0].split(">")[0].split("~")[0].strip().lower() for line in lines}
-    assert names == {"numpy", "pillow", "simplejpeg", "onnxruntime", "llama-cpp-python"}
+    assert names == {"numpy", "pillow", "simplejpeg", "py-minisign", "onnxruntime", "llama-cpp-python"}
 
 
 def named_in(annotation: object) -> Iterator[type]:

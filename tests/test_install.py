@@ -24,7 +24,7 @@ from skingpt_edge.benchmarks.tools.install_packages import (
 from skingpt_edge.engines.errors import BundleError, InputError
 from skingpt_edge.runtime.bundle import UNSIGNED, default_bundle, find_bundle, read_bundle
 from skingpt_edge.runtime.install import installing, store, trusted_keys
-from skingpt_edge.runtime.install.in_use import hold
+from skingpt_edge.runtime.install.in_use import holding
 from skingpt_edge.runtime.install.installing import install, remove, roll_back
 from skingpt_edge.runtime.install.store import SYSTEM_STORE, find_installed, own_store, read_state
 from skingpt_edge.runtime.skingpt import SkinGPT
@@ -218,9 +218,23 @@ def test_a_record_that_does_not_fit_its_files_is_not_believed(trusted):
     write_bundle(folder, small_files(2))
     with pytest.raises(BundleError, match="was changed after it was installed"):
         read_bundle(folder)
+    install(package(trusted, 1, name="another"))
     (trusted.store / NAME / "state.json").write_text('{"format": 1')
     with pytest.raises(BundleError, match=r"state\.json: damaged: remove"):
         find_bundle(NAME)
+    listed = run("skingpt", "bundles")
+    assert listed.returncode == 4
+    assert [line.split()[:2] for line in listed.stdout.splitlines()] == [["another", "1"], [NAME, "error:"]]
+
+
+def test_what_the_whole_machine_has_is_found_but_not_changed_by_a_user(trusted, tmp_path, monkeypatch):
+    install(package(trusted, 1))
+    trusted.store.rename(tmp_path / "system")
+    assert find_installed(NAME).parent.parent == tmp_path / "system"
+    assert read_bundle(find_bundle(NAME)).installed.version == 1
+    for action in (lambda: roll_back(NAME), lambda: remove(NAME)):
+        with pytest.raises(BundleError, match=r"is installed in .*system, which this user's commands leave alone"):
+            action()
 
 
 def test_a_folder_that_looks_like_a_store_says_nothing_of_signatures(trusted, tmp_path):
@@ -243,11 +257,10 @@ def test_a_path_comes_before_a_name(trusted, tmp_path, monkeypatch):
 
 def test_a_version_that_a_service_holds_stays_until_it_ends(trusted):
     install(package(trusted, 1))
-    descriptor = hold(find_installed(NAME))
-    for version in (2, 3):
-        install(package(trusted, version))
-    assert folders(trusted) == 3
-    os.close(descriptor)
+    with holding(find_installed(NAME)):
+        for version in (2, 3):
+            install(package(trusted, version))
+        assert folders(trusted) == 3
     assert run("skingpt", "bundles").returncode == 0
     assert folders(trusted) == 2
 

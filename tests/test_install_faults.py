@@ -39,5 +39,5 @@ def test_what_was_not_synced_is_found_by_the_power_cuts(monkeypatch):
     for name, instead in {"os": without_fsync, "sync_folder": lambda _: None}.items():
         with monkeypatch.context() as patch:
             patch.setattr(package_reader, name, instead)
-            findings = asyncio.run(run_power_cuts(4, print))
+            findings = asyncio.run(run_power_cuts(3, print))
             assert [one.what for one in findings.checks if not one.met], name

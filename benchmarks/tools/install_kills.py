@@ -10,14 +10,15 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+from ...engines.errors import BundleError
 from ...runtime.bundle import check_hashes, read_bundle
 from ...runtime.install.installing import clean_up, install, list_installed, remove, roll_back
-from ...runtime.install.store import STATE
+from ...runtime.install.store import STATE, State
 from .environment import changed_environment
 from .install_packages import NAME, Trusted, make_trusted, parts, small_files, snapshot
 from .power_cut import CUT, DONE, FAILED, run_until
@@ -82,10 +83,17 @@ class Place:
     def reset(self) -> None:
         shutil.rmtree(self.trusted.store, ignore_errors=True)
 
+    def states(self) -> Iterator[tuple[str, State]]:
+        """What is installed, by name. Raises BundleError."""
+        for name, state in list_installed(self.trusted.store):
+            if isinstance(state, BundleError):
+                raise state
+            yield name, state
+
     def state(self) -> Versions:
         """The versions in the store, each of which is read from end to end. Raises BundleError if one is not whole."""
         store = self.trusted.store
-        for name, state in list_installed(store):
+        for name, state in self.states():
             for one in state.kept:
                 check_hashes(read_bundle(store / name / one.folder))
             found = [version.version if version else None for version in (state.current, state.previous)]
@@ -98,7 +106,7 @@ class Place:
         if not store.exists():
             return []
         clean_up(store)
-        kept = {f"{name}/{one.folder}" for name, state in list_installed(store) for one in state.kept}
+        kept = {f"{name}/{one.folder}" for name, state in self.states() for one in state.kept}
         found = snapshot(store)
         return [
             path for path in found

@@ -61,4 +61,6 @@ def sync_folder(folder: Path) -> None:
 
 def others_can_write(found: os.stat_result) -> bool:
     """Whether another user than this one and root owns a file or folder or can write to it."""
+    if not hasattr(os, "geteuid"):  # Windows keeps a user's files from others by itself
+        return False
     return found.st_uid not in (0, os.geteuid()) or bool(stat.S_IMODE(found.st_mode) & FOREIGN_WRITERS)

@@ -2,18 +2,24 @@
 
 import fcntl
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 
-def hold(folder: Path) -> int:
-    """Keep a bundle's folder from being removed by an upgrade, as long as this descriptor is open. Raises OSError.
-
-    A program that this process becomes (`exec`) inherits it.
-    """
-    descriptor = os.open(folder, os.O_RDONLY)
-    fcntl.flock(descriptor, fcntl.LOCK_SH)
-    os.set_inheritable(descriptor, True)
-    return descriptor
+@contextmanager
+def holding(folder: Path) -> Iterator[None]:
+    """Meanwhile a bundle's folder is not removed by upgrades, if it is there; this process may end without more ado."""
+    try:
+        descriptor = os.open(folder, os.O_RDONLY)
+    except OSError:  # whoever opens the bundle says so
+        yield
+        return
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def in_use(folder: Path) -> bool:

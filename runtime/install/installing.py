@@ -6,6 +6,7 @@ import secrets
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 
 from ...engines.errors import BundleError
@@ -14,7 +15,7 @@ from .durable import FOLDER_MODE, make_folder, others_can_write, sync_folder, te
 from .in_use import in_use
 from .package_format import NAME, Index, read_index
 from .package_reader import Package, open_package
-from .store import STATE, SYSTEM_STORE, Installed, Signer, State, own_store, read_state, write_state
+from .store import STATE, SYSTEM_STORE, Installed, Signer, State, find_installed, own_store, read_state, write_state
 from .trusted_keys import SYSTEM_KEYS, check_signature, own_keys
 
 INCOMING = ".incoming"
@@ -41,7 +42,7 @@ def install(
             if not older:
                 _check_version(index, before)
             installed = _copy_in(package, index, signer, folder, progress)
-            _switch(folder, _after(before, installed))
+            _switch(folder, before, _after(before, installed))
     return installed, before
 
 
@@ -65,8 +66,7 @@ def roll_back(name: str) -> tuple[Installed, Installed]:
             read_bundle(folder / state.previous.folder)
         except BundleError as error:
             raise BundleError(f"{name}: version {state.previous.version} is damaged: {error}") from None
-        changed = State(state.previous, state.current, state.highest_version, state.highest_id)
-        _switch(folder, changed)
+        _switch(folder, state, replace(state, current=state.previous, previous=state.current))
     return state.previous, state.current
 
 
@@ -81,17 +81,24 @@ def remove(name: str, *, previous_only: bool = False) -> tuple[Installed, ...]:
         if not removed:
             raise BundleError(f"{name}: no version {'before the current one' if previous_only else ''} is installed")
         left = state.current if previous_only else None
-        _switch(folder, State(left, None, state.highest_version, state.highest_id))
+        _switch(folder, state, replace(state, current=left, previous=None))
     return removed
 
 
-def list_installed(store: Path) -> Iterator[tuple[str, State]]:
-    """The bundles of a store in the order of their names. Raises BundleError, OSError."""
+def list_installed(store: Path) -> Iterator[tuple[str, State | BundleError]]:
+    """The bundles of a store in the order of their names; an error for one whose state cannot be read.
+
+    Raises OSError.
+    """
     names = sorted(found.name for found in store.iterdir() if NAME.fullmatch(found.name)) if store.is_dir() else []
     for name in names:
-        state = read_state(store / name)
-        if state.current:
-            yield name, state
+        try:
+            state = read_state(store / name)
+        except BundleError as error:
+            yield name, error
+        else:
+            if state.current:
+                yield name, state
 
 
 def clean_up(store: Path) -> None:
@@ -169,8 +176,10 @@ def _after(state: State, installed: Installed) -> State:
     return State(installed, state.previous if again else now, *highest)
 
 
-def _switch(folder: Path, state: State) -> None:
+def _switch(folder: Path, before: State, state: State) -> None:
     """Make a state the true one in one step; then remove the versions that it does not name, as far as it works."""
+    dropped = [one for one in (*before.kept, *before.held) if one not in state.kept and (folder / one.folder).is_dir()]
+    state = replace(state, held=tuple(one for one in dropped if in_use(folder / one.folder)))
     try:
         write_state(folder, state)
     except OSError as error:
@@ -190,6 +199,10 @@ def _changing(store: Path, name: str, *, make: bool = False) -> Iterator[Path]:
     """
     folder = store / name
     if not NAME.fullmatch(name) or not (make or folder.is_dir()):
+        if elsewhere := find_installed(name):
+            raise BundleError(
+                f"{name}: is installed in {elsewhere.parent.parent}, which this user's commands leave alone"
+            )
         raise BundleError(f"{name!r:.80}: no bundle of this name is installed; `skingpt bundles` lists what is")
     try:
         if make:

@@ -64,6 +64,8 @@ class State:
     highest_version: int = 0
     """The highest that was ever installed and signed; it outlives `skingpt remove`."""
     highest_id: str = ""
+    held: tuple[Installed, ...] = ()
+    """Earlier versions that a running service still used at the last change."""
 
     @property
     def kept(self) -> tuple[Installed, ...]:
@@ -75,7 +77,7 @@ def own_store() -> Path:
     """Where this user's commands install: root's is for the whole machine. Raises BundleError without a home."""
     if given := os.environ.get(STORE_VARIABLE):
         return Path(given).absolute()
-    if os.geteuid() == 0:
+    if hasattr(os, "geteuid") and os.geteuid() == 0:
         return SYSTEM_STORE
     return user_folder("XDG_DATA_HOME", ".local/share") / "bundles"
 
@@ -109,15 +111,29 @@ def find_installed(name: str) -> Path | None:
 
 
 def installed_at(folder: Path) -> Installed | None:
-    """What is installed in a folder; None if it is no current or previous version of a store.
+    """What was installed in a folder; None if it is no version in a store.
 
     Raises BundleError for a store that cannot be read.
     """
     place = folder.resolve()
     for store in stores():
         if place.parent.parent == store.resolve():
-            return next((one for one in read_state(place.parent).kept if one.folder == place.name), None)
+            state = read_state(place.parent)
+            return next((one for one in (*state.kept, *state.held) if one.folder == place.name), None)
     return None
+
+
+def current_version(folder: Path) -> Path:
+    """The folder of the current version, given that of any version in a store; another folder as it is.
+
+    Raises BundleError for a store that cannot be read.
+    """
+    place = folder.resolve()
+    if any(place.parent.parent == store.resolve() for store in stores()):
+        current = read_state(place.parent).current
+        if current and current.folder != place.name:
+            return place.parent / current.folder
+    return folder
 
 
 def read_state(folder: Path) -> State:
@@ -134,9 +150,9 @@ def read_state(folder: Path) -> State:
             data = json.loads(opened.read(MAX_STATE_BYTES))
         if data["format"] != FORMAT:
             raise BundleError(f"{file}: written by a newer version of this program")
-        return State(
-            _installed(data["current"]), _installed(data["previous"]), int(data["highest_version"]), data["highest_id"]
-        )
+        current, previous = _installed(data["current"]), _installed(data["previous"])
+        held = tuple(one for one in map(_installed, data["held"]) if one)
+        return State(current, previous, int(data["highest_version"]), data["highest_id"], held)
     except (FileNotFoundError, NotADirectoryError):
         return State()
     except OSError as error:

@@ -54,7 +54,7 @@ def _keys(folders: Sequence[Path]) -> Iterator[tuple[Path, minisign.PublicKey]]:
             try:
                 for place in (folder, path):
                     if others_can_write(place.stat()):
-                        raise BundleError(f"{place}: another user can write to it, so no key in it is trusted")
+                        raise BundleError(f"{place}: another user can write to it, so it is not trusted: chmod go-w")
                 with path.open("rb") as file:
                     key = minisign.PublicKey.from_bytes(file.read(MAX_KEY_BYTES))
             except OSError as error:
