@@ -199,6 +199,8 @@ def _indices(right: Parts) -> Iterator[Forgery]:
         yield f"wrong hash in the index: {digest!r:.20}", right.with_index(files=changed).package
     yield "a manifest of other files: fewer", _of_other_files(right, lambda files: files.pop("llm.gguf"))
     yield "a manifest of other files: more", _of_other_files(right, lambda files: files.update(x=entry(b"")))
+    other = {"sha256": "0" * 64}
+    yield "a manifest of other files: another hash", _of_other_files(right, lambda one: one["llm.gguf"].update(other))
     for number in (2, 101):
         extra = {f"extra{i}": b"" for i in range(number)}
         more = right.with_index(files={**listed, **{name: entry(data) for name, data in extra.items()}})

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from ...engines.errors import BundleError
 from ..bundle import Progress, read_bundle
+from ..manifest import MANIFEST
 from .durable import FOLDER_MODE, make_folder, others_can_write, sync_folder, temporary_file
 from .in_use import in_use
 from .package_format import NAME, Index, read_index
@@ -159,6 +160,8 @@ def _copy_in(
             bundle = read_bundle(incoming)
         except BundleError as error:
             raise package.error(f"the bundle in it cannot be used: {error}") from None
+        if index.files != {MANIFEST: index.files[MANIFEST], **bundle.manifest.files}:
+            raise package.error(f"its index and its {MANIFEST} do not list the same files")
         incoming.rename(target)
         sync_folder(folder)
     except BaseException:  # also an interrupt

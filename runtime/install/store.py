@@ -10,7 +10,6 @@ the versions from before a change or those from after it.
 import json
 import os
 from collections.abc import Iterator
-from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -92,10 +91,11 @@ def user_folder(variable: str, usual: str) -> Path:
 
 def stores() -> Iterator[Path]:
     """The folders in which a name is looked up: the user's own, then the whole machine's."""
-    own = None
-    with suppress(BundleError):  # a service may have no home directory
+    try:
         own = own_store()
-        yield own
+    except BundleError:  # a service may have no home directory
+        own = SYSTEM_STORE
+    yield own
     if own != SYSTEM_STORE:
         yield SYSTEM_STORE
 
