@@ -101,6 +101,7 @@ def run(arguments: Arguments) -> int:
         print("nothing is wrong")
         return 0
     sys.stdout.flush()
+    signal.signal(signal.SIGUSR1, signal.SIG_IGN)  # until the server has loaded a bundle
     # Until the server has its handlers, these signals wait.
     signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
     # The server starts afresh in this process: without the image decoders that this command has loaded.

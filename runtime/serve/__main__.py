@@ -80,6 +80,7 @@ async def serve(settings: Settings, listener: socket.socket, token: str) -> int:
             stop()
 
     _on_signals(stop)
+    asyncio.get_running_loop().add_signal_handler(signal.SIGUSR1, service.model.reload)
     await service.decoder.start()
     log("listening", address=settings.socket or f"http://127.0.0.1:{port}")
     tasks = [asyncio.create_task(work) for work in (keep_model(), _tend(service), _tell_ready(service))]

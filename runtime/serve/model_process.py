@@ -12,10 +12,14 @@ import subprocess
 import sys
 import time
 from collections.abc import AsyncGenerator, Callable, Mapping
-from contextlib import aclosing, suppress
+from contextlib import ExitStack, aclosing, suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
+from ...engines.errors import BundleError
+from ..install.in_use import holding
+from ..install.store import current_version
 from .framing import FramingError, Message, pack, receive_async
 from .logs import log, log_error
 from .problems import Problem, worker_problem
@@ -66,6 +70,14 @@ class ModelProcess:
         self._encoding = 0.0  # seconds for which a photo was being encoded at the last sign of life
         self._draining = False
         self._hung = False
+        self._bundle = Path(settings.bundle)
+        self._next: Path | None = None
+        """The bundle of the next process, if it is another."""
+        self._before: Path | None = None
+        """The bundle to go back to, until this one was loaded."""
+        self._held: dict[Path, ExitStack] = {}
+        """The folders of bundles that an upgrade must not remove."""
+        self._hold(self._bundle)
         self.about: dict[str, Any] = {}
         """What the worker said of the model when it was last ready; empty before."""
         self.memory = 0
@@ -178,6 +190,34 @@ class ModelProcess:
         if self.ready:
             self._send("forget", sha256=sha256)
 
+    def reload(self) -> None:
+        """Go on with the version of the bundle that is installed now, as soon as what was asked is answered.
+
+        Requests that come meanwhile wait. If the new version cannot be loaded, the one before is loaded again.
+        """
+        try:
+            newest = current_version(self._bundle)
+        except BundleError as error:
+            log("bundle_kept", level="warning", error=str(error))
+            return
+        if newest == (self._next or self._bundle):
+            log("bundle_kept", place=newest.name)
+            return
+        self._hold(newest)
+        self._next, self._draining = newest, True
+        self._ready.clear()  # new requests wait for the next process
+        log("bundle_changes", place=newest.name)
+
+    def _hold(self, bundle: Path) -> None:
+        if bundle not in self._held:
+            self._held[bundle] = ExitStack()
+            self._held[bundle].enter_context(holding(bundle))
+
+    def _release(self) -> None:
+        """All bundles but the ones that may still be loaded."""
+        for bundle in self._held.keys() - {self._bundle, self._next}:
+            self._held.pop(bundle).close()
+
     def end_all(self, problem: Problem) -> None:
         """Every request ends with this error."""
         for asked in self._asked.values():
@@ -211,7 +251,7 @@ class ModelProcess:
                 return
             self.restarts += 1
             self.on_restart(reason)
-            if reason != "grown":
+            if reason not in ("grown", "reloaded"):
                 self._crashes += 1
             delay = 0.0 if self._crashes <= FREE_CRASHES else min(0.5 * 2 ** (self._crashes - 3), MAX_DELAY)
             log("worker_restarts", level="warning", code=reason, error=detail, seconds=delay)
@@ -219,6 +259,8 @@ class ModelProcess:
 
     async def _one_process(self) -> tuple[str, str | None]:
         """Start a process and serve it until it ends; why it ended."""
+        if self._next:
+            self._before, self._bundle, self._next = self._bundle, self._next, None
         ours, theirs = socket.socketpair()
         with theirs:
             self._process = subprocess.Popen(
@@ -229,7 +271,9 @@ class ModelProcess:
             )  # fmt: skip
         reader, self._writer = await asyncio.open_connection(sock=ours)
         given = self._settings
-        self._send("open", bundle=given.bundle, options=given.options, verify=given.verify, together=given.together)
+        self._send(
+            "open", bundle=str(self._bundle), options=given.options, verify=given.verify, together=given.together
+        )
         log("worker_started", pid=self._process.pid)
         self._last_pong, self._encoding = time.monotonic(), 0.0
         watch = asyncio.create_task(self._watch())
@@ -247,9 +291,16 @@ class ModelProcess:
         finally:
             watch.cancel()
             reason = await self._ended()
+        self._go_back()
         if failure and not self.about and failure["code"] != "internal_error":
             raise BundleUnusable(failure["code"], failure["detail"])
         return ("not_loaded" if failure else reason), failure.get("detail")
+
+    def _go_back(self) -> None:
+        """To the bundle before, if this process was the first with another one and could not load it."""
+        if self._before and not self._stopping:
+            log("bundle_unusable", level="error", place=self._bundle.name)
+            self._bundle, self._before = self._before, None
 
     async def _ended(self) -> str:
         """See to what a process leaves behind that has closed its end; why it ended."""
@@ -257,12 +308,13 @@ class ModelProcess:
         if not self._stopping:
             self._ready.clear()
         hung, self._hung = self._hung, False
-        reason = "stopped" if self._stopping else "grown" if self._draining else "hung" if hung else "ended"
+        drained = "reloaded" if self._next else "grown"
+        reason = "stopped" if self._stopping else drained if self._draining else "hung" if hung else "ended"
         self._draining = False
         self._process.kill()
         code = await asyncio.to_thread(self._process.wait)
         self._writer.close()
-        expected = self._stopping or reason == "grown"
+        expected = reason in ("stopped", "grown", "reloaded")
         log("worker_ended", level="info" if expected else "warning", code=reason, pid=self._process.pid, exit=code)
         said = "does not answer any more" if hung else "has ended"
         self.end_all(Problem("worker_hung" if hung else "worker_ended", f"The model's process {said}: ask again."))
@@ -276,6 +328,8 @@ class ModelProcess:
             self.about = event["about"]
             self._first_memory = self.memory = self.about["memory"]
             self._last_pong = time.monotonic()
+            self._before = None
+            self._release()
             self._ready.set()
             log("worker_ready", pid=self.pid, seconds=self.about["load_seconds"], bytes=self.memory)
         elif kind == "pong":
@@ -292,7 +346,7 @@ class ModelProcess:
         """Ask for signs of life; end a process that gives none, or that has grown, when it has nothing to do."""
         while True:
             await asyncio.sleep(PING_SECONDS)
-            if self.ready:
+            if self.ready or self._draining:
                 self._send("ping")
             if max(time.monotonic() - self._last_pong, self._encoding) > self._limit():
                 self._hung = True

@@ -122,7 +122,7 @@ class ModelWorker:
             "pid": os.getpid(),
             "name": manifest.name,
             "id": self._model.bundle.id,
-            "notice": manifest.notice,
+            "notice": self._model.bundle.notice,
             "questions": [{"section": one.section, "question": one.question} for one in manifest.questions],
             "context": self._model.setup.language_model.context,
             "conversations": self._model.setup.conversations,
