@@ -12,7 +12,7 @@ from unittest.mock import patch
 
 from ...engines.errors import BundleError
 from ...runtime.install.installing import install, remove, roll_back
-from .install_kills import CHANGES, MUTATING, Place, Tally, in_a_folder, traced
+from .install_kills import CHANGES, Place, Tally, in_a_folder, traced
 from .install_packages import NAME, snapshot
 from .service_checks import Findings, Say
 
@@ -99,7 +99,8 @@ def error_of(action: Callable[[], object]) -> str:
 
 
 async def run_errors(every: int, say: Say) -> Findings:
-    """System calls of the real command that change something fail, every so manyth: once, or from then on."""
+    """A system call of the real command that changes something fails, every so manyth: once, or all of its name from
+    then on."""
     return await asyncio.to_thread(in_a_folder, _errors, every, say)
 
 
@@ -108,17 +109,17 @@ def _errors(place: Place, every: int, say: Say) -> Findings:
     number = 0
     for change in CHANGES:
         place.begin(change)
-        total = traced(place, change).calls
-        for call in range(1 + every // 2, total + 1, every):
+        calls = traced(place, change).calls
+        for call in calls[every // 2 :: every]:
             error, number = ERRORS[number % len(ERRORS)], number + 1
             place.begin(change)
-            run = traced(place, change, f"{MUTATING}:error={error}:when={call}{'+' * (number % 2)}")
-            what = f"{change.name}, {error} at call {call}"
+            run = traced(place, change, f"{call.name}:error={error}:when={call.number}{'+' * (number % 2)}")
+            what = f"{change.name}, {error} at {call.name} {call.number}"
             failed += run.code != 0
             if run.code not in (0, 4, 6) or "Traceback" in run.error or (run.code and not one_line(run.error)):
                 unclear.append(f"{what}: {run.code} {run.error[-300:]}")
             tally.note(place, change, what)
-        say(f"{change.name}: {total} calls")
+        say(f"{change.name}: {len(calls)} calls")
     found = tally.findings({"failing calls": number, "commands that failed": failed})
     found.none("without one clear line", unclear)
     return found

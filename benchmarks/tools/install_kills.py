@@ -234,26 +234,38 @@ def _child(place: Place, change: Change, kill_after: float | None) -> bool:
 
 
 def _calls(place: Place, every: int, say: Say) -> Findings:
-    tally, killed = Tally([], []), 0
+    tally, killed, alive = Tally([], []), 0, []
     for change in CHANGES:
         place.begin(change)
-        total = traced(place, change).calls
-        for number in range(1 + every // 2, total + 1, every):
+        calls = traced(place, change).calls
+        for call in calls[every // 2 :: every]:
             place.begin(change)
-            traced(place, change, f"{MUTATING}:signal=KILL:when={number}")
+            what = f"{change.name} killed at {call.name} {call.number}"
+            if traced(place, change, f"{call.name}:signal=KILL:when={call.number}").code != -signal.SIGKILL:
+                alive.append(what)
             killed += 1
-            tally.note(place, change, f"{change.name} killed at call {number}")
-        say(f"{change.name}: {total} calls, {killed} kills so far")
-    return tally.findings({"kills": killed})
+            tally.note(place, change, what)
+        say(f"{change.name}: {len(calls)} calls, {killed} kills so far")
+    found = tally.findings({"kills": killed})
+    found.none("runs that were not killed", alive)
+    return found
+
+
+@dataclass(frozen=True)
+class Call:
+    """A system call, and the how manyth of its name it was; strace counts each name by itself."""
+
+    name: str
+    number: int
 
 
 @dataclass(frozen=True)
 class Run:
-    """What a command said under strace, and how many system calls it made that change something."""
+    """What a command said under strace, and the system calls it made that change something."""
 
     code: int
     error: str
-    calls: int
+    calls: tuple[Call, ...]
 
 
 def traced(place: Place, change: Change, inject: str = "", *only: str) -> Run:
@@ -262,8 +274,7 @@ def traced(place: Place, change: Change, inject: str = "", *only: str) -> Run:
     `only`: paths to which the calls must belong.
     """
     log = place.packages / "trace"
-    calls = inject.partition(":")[0] or MUTATING
-    options = [*(f"inject={inject}" for _ in range(bool(inject))), f"trace={calls}"]
+    options = [f"inject={inject}", f"trace={inject.partition(':')[0]}"] if inject else [f"trace={MUTATING}"]
     paths = [word for path in only for word in ("-P", path)]
     strace = ["strace", "-f", "-qq", "-o", str(log), *paths, *(word for one in options for word in ("-e", one))]
     program = "import sys; from skingpt_edge.runtime.cli import main; sys.exit(main(sys.argv[1:]))"
@@ -272,8 +283,9 @@ def traced(place: Place, change: Change, inject: str = "", *only: str) -> Run:
         env={**os.environ, "PYTHONDONTWRITEBYTECODE": "1"}, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
         check=False,
     )  # fmt: skip
-    lines = log.read_text(errors="replace").splitlines()
-    return Run(ran.returncode, ran.stderr, sum(1 for line in lines if re.match(r"\d+ +\w+\(", line)))
+    names = re.findall(r"(?m)^\d+ +(\w+)\(", log.read_text(errors="replace"))
+    calls = tuple(Call(name, names[: place + 1].count(name)) for place, name in enumerate(names))
+    return Run(ran.returncode, ran.stderr, calls)
 
 
 def _power_cuts(place: Place, count: int, say: Say) -> Findings:
