@@ -61,7 +61,7 @@ class Package:
             self._copy(name, entry, folder / name, progress)
             self._expect(padding(entry.size), f"the end of {name}")
         self._expect(END, "the end of the package")
-        if self._file.read(1):
+        if self._some(1):
             raise self.error(f"there is more in it than its index says, from byte {self._done} on")
         sync_folder(folder)
 
@@ -100,17 +100,21 @@ class Package:
         """Exactly so many bytes."""
         parts = []
         while count:
-            try:
-                part = self._file.read(count)
-            except OSError as error:
-                gone = "; was the stick or disk removed?" if error.errno in GONE else ""
-                raise self.error(f"cannot be read at byte {self._done}: {error.strerror}{gone}") from None
+            part = self._some(count)
             if not part:
                 raise self.error(f"it ends after {self._done} bytes, too early: copy it again")
             parts.append(part)
             count -= len(part)
             self._done += len(part)
         return b"".join(parts)
+
+    def _some(self, count: int) -> bytes:
+        """At most so many bytes; none at the end."""
+        try:
+            return self._file.read(count) or b""
+        except OSError as error:
+            gone = "; was the stick or disk removed?" if error.errno in GONE else ""
+            raise self.error(f"cannot be read at byte {self._done}: {error.strerror}{gone}") from None
 
 
 @contextmanager
