@@ -70,13 +70,13 @@ def _fill(place: Place, count: int) -> Mapping[str, object]:
         # With room enough as it seems, as when another program fills the disk meanwhile.
         seems = patch("shutil.disk_usage", return_value=shutil.disk_usage("/")._replace(free=1 << 40))
         with seems if number else nullcontext():
-            full.append(error_of(lambda: install(place.packages / "3.skingpt")))
+            full.append(error_of(lambda: install(place.packages / "3.skingpt")).replace(str(place.packages), "DIR"))
         filler.unlink()
         if snapshot(store) != before:
             changed.append(f"{room} bytes of room")
     mount("-o", "remount,ro", str(store))
     actions = (lambda: install(place.packages / "3.skingpt"), lambda: roll_back(NAME), lambda: remove(NAME))
-    read_only = [error_of(action) for action in actions]
+    read_only = [error_of(action).replace(str(place.packages), "DIR") for action in actions]
     versions = place.state()
     mount("-o", f"remount,rw,size={4 * DISK_BYTES}", str(store))
     install(place.packages / "3.skingpt")

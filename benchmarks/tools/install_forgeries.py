@@ -54,7 +54,7 @@ def _run(trusted: Trusted, count: int, say: Say) -> Findings:
             install(package)
             installed.append(kind)
         except BundleError as error:
-            sentences.setdefault(kind.split(":")[0], str(error))
+            sentences.setdefault(kind.split(":")[0], str(error).replace(str(trusted.folder), "DIR"))
             if "\n" in str(error) or len(str(error)) > 500:
                 unclear.append(f"{kind}: {error}")
         except Exception as error:
