@@ -7,6 +7,7 @@ import json
 import pytest
 from skingpt_edge.runtime.serve import bodies
 from skingpt_edge.runtime.serve.bodies import Bodies
+from skingpt_edge.runtime.serve.json_body import MAX_PARTS
 from skingpt_edge.runtime.serve.openai_request import read_request
 from skingpt_edge.runtime.serve.problems import Problem
 from starlette.requests import Request
@@ -43,3 +44,10 @@ def test_a_chat_request_does_not_keep_its_photo_in_base64():
     request, chat, photo = read_request(body)
     assert (photo, chat.question, chat.turns) == (b"a photo", "What is this?", ())
     assert request.messages == []
+
+
+def test_json_of_too_many_values_is_refused_before_it_is_parsed():
+    body = b'{"model": "m", "metadata": [' + b"{}," * MAX_PARTS + b"{}]}"
+    with pytest.raises(Problem) as refused:
+        read_request(body)
+    assert refused.value.code == "json_unusable" and "brackets and commas" in refused.value.detail

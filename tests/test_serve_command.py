@@ -104,6 +104,7 @@ BAD_TOKEN_FILES: dict[str, tuple[Callable[[Path], object], str]] = {
     "a link": (lambda path: (own_file(path.with_name("real"), TOKEN), path.symlink_to("real")), "symbolic link"),
     "a link to nothing": (lambda path: path.symlink_to("nothing"), "symbolic link"),
     "empty": (lambda path: own_file(path, ""), "holds no token"),
+    "too long": (lambda path: own_file(path, "t" * 1001), "longer than 1000"),
     "too short": (lambda path: own_file(path, "secret"), "holds no token"),
     "of two words": (lambda path: own_file(path, TOKEN + " " + TOKEN), "holds no token"),
     "not ASCII": (lambda path: own_file(path, "ü" * 40), "holds no token"),
@@ -148,7 +149,7 @@ def test_a_token_file_of_another_user_is_refused(tmp_path):
         ["--port", "65536"], ["--port", "-1"], ["--port", "x"], ["--queue", "-1"], ["--idle-minutes", "0"],
         ["--idle-minutes", "nan"], ["--answer-seconds", "inf"], ["--hang-seconds", "1"], ["--growth-mb", "0.5"],
         ["--conversations", "0"], ["--conversations", "65"], ["--context", "1"], ["--threads", "0"],
-        ["--port", "8077", "--socket", "x"], ["--host", "0.0.0.0"], [""],
+        ["--port", "8077", "--socket", "x"], ["--host", "0.0.0.0"], [""], ["--token-file", ""],
     ],
     ids=" ".join,
 )  # fmt: skip
