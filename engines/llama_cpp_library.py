@@ -17,7 +17,7 @@ SPINS = "1000"
 
 By itself it looks 300,000 times. Where other programs keep all cores busy, the thread that is waited for may be waiting
 for this very core: with 7B a token took 4.7 times as long as alone, and with this value 2.2 times
-(benchmarks/results/epyc-2-cores/busy.md).
+(benchmarks/results/beside-other-programs/README.md).
 """
 
 _log_tail: list[str] = []
