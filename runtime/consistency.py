@@ -1,19 +1,13 @@
 """How far several sampled answers to one question agree: the paper's consistency test.
 
-Answers agree when they name the same condition. The names of conditions come from `conditions.txt` or a list of one's
-own.
+Answers agree when they name the same condition.
 """
 
-import re
-from collections import Counter
 from dataclasses import dataclass
-from importlib.resources import files
-from pathlib import Path
 from typing import Any
 
-from ..engines.errors import InputError
+from .condition_names import agreement, condition_named, counted
 from .conversation import Answer
-from .text_file import read_text
 from .vision import ImageEmbedding
 
 SCHEMA = "skingpt-consistency/1"
@@ -31,13 +25,12 @@ class Consistency:
     @property
     def counts(self) -> list[tuple[str | None, int]]:
         """Conditions named, the most frequent first."""
-        return Counter(self.named).most_common()
+        return counted(self.named)
 
     @property
     def agreement(self) -> float:
         """The part of the answers that name the condition named most often; answers that name none never agree."""
-        most = max((count for name, count in self.counts if name is not None), default=0)
-        return most / len(self.named)
+        return agreement(self.named)
 
     def to_json(self) -> dict[str, Any]:
         """As `report.schema.json` describes it."""
@@ -63,24 +56,3 @@ def compare(image: ImageEmbedding, question: str, answers: list[Answer], conditi
     """Find the condition in each answer."""
     named = tuple(condition_named(answer.text, conditions) for answer in answers)
     return Consistency(image, question, tuple(answers), named)
-
-
-def condition_named(text: str, conditions: tuple[str, ...]) -> str | None:
-    """The condition that a text names first, as a whole word or words; of two that begin together, the longer."""
-    found = []
-    for name in conditions:
-        if match := re.search(rf"\b{re.escape(name)}\b", text, re.IGNORECASE):
-            found.append((match.start(), -len(name), name))
-    return min(found)[2] if found else None
-
-
-def read_conditions(path: Path | None = None) -> tuple[str, ...]:
-    """Names of conditions, one a line, `#` begins a comment; the package's own list without a path.
-
-    Raises InputError.
-    """
-    lines = read_text(path or Path(str(files("skingpt_edge.runtime") / "conditions.txt"))).splitlines()
-    names = tuple(name for line in lines if (name := line.split("#")[0].strip()))
-    if not names:
-        raise InputError(f"{path}: names no condition")
-    return names

@@ -6,7 +6,7 @@ from importlib.resources import files
 import jsonschema
 import pytest
 from skingpt_edge.engines.errors import InputError
-from skingpt_edge.runtime.consistency import condition_named, read_conditions
+from skingpt_edge.runtime.condition_names import condition_named, read_conditions
 from support import ROOT, run
 
 PICTURE = sorted((ROOT / "runtime/demo/pictures").glob("*.jpg"))[0]

@@ -11,7 +11,8 @@ from pathlib import Path
 
 from ...engines.errors import InputError
 from ..client import Client
-from ..consistency import compare, read_conditions
+from ..condition_names import read_conditions
+from ..consistency import compare
 from ..html_report import BEGINNING, Entry, write_html_report
 from ..image import read_image_file, thumbnail
 from ..manifest import Question
