@@ -46,8 +46,10 @@ def before_call(context: HookContext, case: Case, kwargs: dict) -> None:
         case.body = {**case.body, "model": MODEL, "messages": conversation(case.body["messages"]), "max_tokens": TOKENS}
         if case.body.get("max_completion_tokens"):
             case.body["max_completion_tokens"] = TOKENS
-    else:
-        case.body = {**case.body, "question": case.body["question"].strip()[:LETTERS], "max_new_tokens": TOKENS}
+        return
+    case.body = {**case.body, "max_new_tokens": TOKENS}
+    if case.body.get("question"):
+        case.body["question"] = case.body["question"].strip()[:LETTERS]
 
 
 def conversation(messages: list[dict]) -> list[dict]:

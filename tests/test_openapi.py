@@ -26,7 +26,8 @@ EXAMPLES = int(os.environ.get("SCHEMATHESIS_EXAMPLES", "5"))
 def routes() -> set[tuple[str, str]]:
     app = make_app(Service(settings.Settings("")), port=1, token="")
     router = app._app._app
-    return {(route.path, method) for route in router.routes for method in route.methods - {"HEAD"}}
+    described = [route for route in router.routes if route.include_in_schema]  # not the files of the kiosk page
+    return {(route.path, method) for route in described for method in route.methods - {"HEAD"}}
 
 
 def operations() -> dict[tuple[str, str], dict]:

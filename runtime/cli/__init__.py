@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 from ...engines.errors import EngineError, InputError, SkinGPTError
 from ..printable import one_line
-from . import bundles, chat, diagnose, info, install, remove, rollback, serve, trace, tune, verify
+from . import bundles, chat, diagnose, info, install, kiosk, remove, rollback, serve, trace, tune, verify
 from .arguments import UsageError, name_flag
 
 INTERRUPTED, PIPE_CLOSED = 130, 141
@@ -47,6 +47,7 @@ COMMANDS: dict[str, Command] = {
     "bundles": bundles,
     "rollback": rollback,
     "remove": remove,
+    "kiosk": kiosk,
 }
 
 

@@ -4,15 +4,18 @@ import os
 import signal
 import sys
 from argparse import ArgumentParser, Namespace
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 
-from ..bundle import default_bundle
+from ..bundle import default_bundle, read_bundle
 from ..options import Options
 from ..printable import one_line
+from ..resolving import resolve
 from ..serve.check import find_problems
 from ..serve.notify import notify
-from ..serve.settings import MAX_SESSIONS, PORT, STOP_SIGNALS, Settings
+from ..serve.settings import KIOSK_OFFERS, MAX_SESSIONS, PORT, STOP_SIGNALS, Settings
 from ..serve.token_file import default_token_file
+from ..tuning import measured_speed
 from .arguments import BUNDLE_HELP, UsageError, add_setup, bundle_folder, file_path, parse_setup
 from .terminal import show_hashing
 
@@ -57,6 +60,13 @@ def configure(parser: ArgumentParser) -> None:
         help="by which the model's process may grow before it is started again (%(default)g)",
     )  # fmt: skip
     parser.add_argument(
+        "--kiosk-idle", type=float, default=Settings.kiosk_idle_seconds, metavar="S",
+        help="without a touch, after which the kiosk page asks whether anybody is there (%(default)g)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--kiosk-without", nargs="+", choices=KIOSK_OFFERS, default=[], help="what the kiosk page does not offer"
+    )
+    parser.add_argument(
         "--reproducible", action="store_true", help="answers one after the other: exactly those of a single run"
     )
     add_setup(parser)
@@ -79,6 +89,8 @@ def parse(given: Namespace) -> Arguments:
         answer_seconds=given.answer_seconds,
         hang_seconds=given.hang_seconds,
         growth_bytes=int(given.growth_mb * 1e6),
+        kiosk_idle_seconds=given.kiosk_idle,
+        kiosk_without=given.kiosk_without,
     )
     return Arguments(settings, options, given.check)
 
@@ -86,7 +98,7 @@ def parse(given: Namespace) -> Arguments:
 def _check_ranges(given: Namespace) -> None:
     ranges = {
         "port": (0, 65535), "queue": (0, 1000), "idle_minutes": (0.05, 1440), "answer_seconds": (1, 86400),
-        "hang_seconds": (2, 3600), "growth_mb": (1, 1e6),
+        "hang_seconds": (2, 3600), "growth_mb": (1, 1e6), "kiosk_idle": (10, 3600),
     }  # fmt: skip
     for name, (low, high) in ranges.items():
         value = getattr(given, name)
@@ -100,12 +112,13 @@ def run(arguments: Arguments) -> int:
     if arguments.check:
         print("nothing is wrong")
         return 0
+    settings = replace(arguments.settings, report_seconds=_report_seconds(arguments))
     sys.stdout.flush()
     signal.signal(signal.SIGUSR1, signal.SIG_IGN)  # until the server has loaded a bundle
     # Until the server has its handlers, these signals wait.
     signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
     # The server starts afresh in this process: without the image decoders that this command has loaded.
-    command = [sys.executable, "-P", "-m", "skingpt_edge.runtime.serve", arguments.settings.to_json()]
+    command = [sys.executable, "-P", "-m", "skingpt_edge.runtime.serve", settings.to_json()]
     return os.execv(sys.executable, command)  # noqa: S606
 
 
@@ -115,6 +128,14 @@ def _check(arguments: Arguments) -> int:
     for error in found:
         print(f"error: {one_line(str(error))}", file=sys.stderr, flush=True)
     return found[0].exit_code if found else 0
+
+
+def _report_seconds(arguments: Arguments) -> float | None:
+    """How long a report will take, if `skingpt tune` has measured this setup."""
+    bundle = read_bundle(Path(arguments.settings.bundle))
+    setup = resolve(bundle, arguments.options)
+    speed = measured_speed(bundle, setup)
+    return len(bundle.manifest.questions) * speed.answer if speed else None
 
 
 def _progress(name: str, done: int, total: int) -> None:

@@ -1,7 +1,7 @@
 """The application: routes, and what happens around each request."""
 
 import secrets
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from importlib.resources import files
 
 from starlette.requests import ClientDisconnect, Request
@@ -13,6 +13,7 @@ from .guard import Guard
 from .logs import Stopwatch, log, log_error
 from .native_api import NativeApi
 from .openai_api import OpenAiApi
+from .page_files import load_page
 from .problems import Problem, error_response, openai_shaped
 from .service import Service
 from .streams import GONE
@@ -33,6 +34,7 @@ def make_app(service: Service, *, port: int | None, token: str) -> ASGIApp:
         OnlyRoute("/readyz", pages.readiness, methods=["GET"]),
         OnlyRoute("/metrics", pages.metrics, methods=["GET"]),
         OnlyRoute("/openapi.json", pages.openapi, methods=["GET"]),
+        OnlyRoute("/about", native.about, methods=["GET"]),
         OnlyRoute("/v1/models", openai.models, methods=["GET"]),
         OnlyRoute("/v1/models/{model}", openai.model, methods=["GET"]),
         OnlyRoute("/v1/chat/completions", openai.chat, methods=["POST"]),
@@ -40,6 +42,9 @@ def make_app(service: Service, *, port: int | None, token: str) -> ASGIApp:
         OnlyRoute("/v1/conversations", native.conversation, methods=["POST"]),
         OnlyRoute("/v1/conversations/{id}", native.delete, methods=["DELETE"]),
         OnlyRoute("/v1/conversations/{id}/questions", native.question, methods=["POST"]),
+        OnlyRoute("/v1/conversations/{id}/report", native.conversation_report, methods=["POST"]),
+        OnlyRoute("/v1/conversations/{id}/consistency", native.consistency, methods=["POST"]),
+        *(OnlyRoute(path, page, methods=["GET"], include_in_schema=False) for path, page in load_page().items()),
     ]
     router = Router(routes, redirect_slashes=False, default=_unknown)
     return Around(Guard(router, port=port, token=token), service)
@@ -108,9 +113,7 @@ class Around:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                message["headers"] = [
-                    *message.get("headers", []), (b"x-request-id", request_id.encode()), *SECURITY_HEADERS
-                ]  # fmt: skip
+                message["headers"] = _with_security_headers(message.get("headers", []), request_id)
             await send(message)
 
         code = None
@@ -143,6 +146,13 @@ class Around:
         encoded.append((b"content-length", str(len(body)).encode()))
         await send({"type": "http.response.start", "status": status, "headers": encoded})
         await send({"type": "http.response.body", "body": b"" if scope["method"] == "HEAD" else body})
+
+
+def _with_security_headers(headers: Iterable[tuple[bytes, bytes]], request_id: str) -> list[tuple[bytes, bytes]]:
+    """Headers of an answer; those that it has itself, as the page does, are left as they are."""
+    own = [*headers, (b"x-request-id", request_id.encode())]
+    names = {name.lower() for name, _ in own}
+    return own + [(name, value) for name, value in SECURITY_HEADERS if name not in names]
 
 
 def _route(scope: Scope) -> str:

@@ -10,11 +10,14 @@ from collections.abc import Iterable
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from .page_files import PAGE, PAGE_PATHS
 from .problems import Problem
 
-OPEN_ROUTES = {"/healthz", "/readyz"}
+OPEN_ROUTES = {"/healthz", "/readyz", *PAGE_PATHS}
 """Without a token: they say nothing of patients."""
 SAME_SITE = {b"same-origin", b"none"}
+NAVIGATION = {b"sec-fetch-mode": [b"navigate"], b"sec-fetch-dest": [b"document"]}
+"""What a browser sends when a window is to show an address. Nobody else can read what is shown."""
 
 
 class Guard:
@@ -42,7 +45,9 @@ class Guard:
         if len(found.get(b"host", [])) != 1 or found[b"host"][0] not in self._hosts:
             raise Problem("host_not_allowed", "The Host header is not this service's own address.")
         origins, sites = found.get(b"origin", []), found.get(b"sec-fetch-site", [])
-        if not set(origins) <= self._origins or len(origins) > 1 or not set(sites) <= SAME_SITE:
+        # The kiosk's browser comes to the page from a file, which is another site.
+        visit = path == PAGE and all(found.get(name) == value for name, value in NAVIGATION.items())
+        if not set(origins) <= self._origins or len(origins) > 1 or not (visit or set(sites) <= SAME_SITE):
             raise Problem("origin_not_allowed", "Requests of pages from another origin are refused.")
         if path not in OPEN_ROUTES:
             self._check_token(found.get(b"authorization", []))

@@ -1,24 +1,28 @@
 """Our own routes: a photo as the body, events as the answer. `openapi.json` describes them."""
 
+import time
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import msgspec
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
+from ..condition_names import agreement, condition_named, counted, read_conditions
 from .json_body import convert, read_json, read_query
-from .model_process import Event
+from .model_process import Event, Events
 from .problems import Problem
 from .service import Service, check_question
 from .sessions import Session
-from .settings import MAX_JSON, MAX_PHOTO
+from .settings import KIOSK_OFFERS, MAX_CHOICES, MAX_JSON, MAX_PHOTO
 from .streams import ByteStream, event, event_stream, while_connected
 
+Body = TypeVar("Body", bound=msgspec.Struct)
 NamedEvents = AsyncGenerator[tuple[str, dict[str, Any]], None]
 """Events of a stream: name and data."""
 IMAGES = {"image/jpeg", "image/png", "image/webp"}
+SAMPLING_TEMPERATURE = 1.0  # the original's
 
 
 class Generation(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
@@ -40,11 +44,39 @@ class Ask(Generation, forbid_unknown_fields=True, kw_only=True):
     question: str
 
 
+class Sample(Generation, forbid_unknown_fields=True, kw_only=True):
+    """The body of a request for several answers."""
+
+    question: str | None = None
+    """None: the bundle's first."""
+    choices: Annotated[int, msgspec.Meta(ge=2, le=MAX_CHOICES)] = 5
+
+    def config(self) -> dict[str, Any]:
+        """As the worker takes it. Without sampling, all answers would be the same."""
+        return {**super().config(), "temperature": self.temperature or SAMPLING_TEMPERATURE}
+
+
 class NativeApi:
     """The routes' functions. Each raises Problem before its response has begun."""
 
     def __init__(self, service: Service) -> None:
         self._service = service
+        self._conditions = read_conditions()
+
+    async def about(self, _: Request) -> Response:
+        """What a person should know before a photo is taken, and what the kiosk page was told to do."""
+        await self._service.model.until_ready()
+        about, settings = self._service.model.about, self._service.settings
+        found = {name: about[name] for name in ("name", "id", "notice")}
+        offers = {name: name not in settings.kiosk_without for name in KIOSK_OFFERS}
+        return JSONResponse(
+            {
+                **found,
+                "sections": [question["section"] for question in about["questions"]],
+                "report_seconds": self._service.report_seconds,
+                "kiosk": {"idle_seconds": settings.kiosk_idle_seconds, **offers},
+            }
+        )
 
     async def report(self, request: Request) -> Response:
         """A photo in, a report out: a new conversation with the bundle's own questions.
@@ -52,7 +84,14 @@ class NativeApi:
         The photo is the whole body, so how answers are generated stands in the query.
         """
         config = convert(read_query(request.query_params.multi_items()), Generation).config()
-        session = await self._session(request)
+        return await self._report(request, await self._session(request), config)
+
+    async def conversation_report(self, request: Request) -> Response:
+        """The same for a conversation that there is."""
+        session = self._service.sessions.get(request.path_params["id"])
+        return await self._report(request, session, (await self._body(request, Generation)).config())
+
+    async def _report(self, request: Request, session: Session, config: Mapping[str, Any]) -> Response:
         questions: Sequence[Mapping[str, str]] = self._service.model.about["questions"]
         events = self._events(session, questions, config, whole=True)
         return await _respond(request, session, events, last="report")
@@ -65,16 +104,28 @@ class NativeApi:
     async def question(self, request: Request) -> Response:
         """A question about a conversation's photo, which knows the questions and answers before it."""
         session = self._service.sessions.get(request.path_params["id"])
-        body = await self._service.bodies.read(request, MAX_JSON, {"application/json"})
-        given = convert(read_json(body), Ask)
+        given = await self._body(request, Ask)
         check_question(given.question)  # before the response begins
         questions = [{"section": "Question", "question": given.question}]
         return await _respond(request, session, self._events(session, questions, given.config()), last="answer")
+
+    async def consistency(self, request: Request) -> Response:
+        """Several sampled answers to one question, and how far they agree. They are no part of the conversation."""
+        session = self._service.sessions.get(request.path_params["id"])
+        given = await self._body(request, Sample)
+        await self._service.model.until_ready()  # which says what the first question is
+        question = self._service.model.about["questions"][0]["question"] if given.question is None else given.question
+        check_question(question)
+        return await _respond(request, session, self._samples(session, question, given), last="consistency")
 
     async def delete(self, request: Request) -> Response:
         """Wipe a conversation."""
         self._service.sessions.delete(request.path_params["id"])
         return Response(status_code=204)
+
+    async def _body(self, request: Request, kind: type[Body]) -> Body:
+        """A request's JSON. Raises Problem."""
+        return convert(read_json(await self._service.bodies.read(request, MAX_JSON, {"application/json"})), kind)
 
     async def _session(self, request: Request) -> Session:
         """A new session for the photo that is a request's body."""
@@ -95,11 +146,10 @@ class NativeApi:
 
         What was asked and answered is part of the session only if all of it was answered.
         """
-        turns = []
+        turns, begun = [], time.monotonic()
         async with session.alone():
-            yield "conversation", _described(session)
-            seconds = session.photo.description["seconds"]
-            yield "stage", {"stage": "image_decode", "done": 1, "total": 1, "seconds": seconds["image_decode"]}
+            for first in _beginning(session):
+                yield first
             events = self._service.answers(session, questions, turns=session.turns, config=config)
             async with aclosing(events) as source:
                 async for found in source:
@@ -108,9 +158,57 @@ class NativeApi:
                     if found["kind"] == "end":
                         session.turns += turns
                         if whole:
+                            self._service.took(time.monotonic() - begun)
                             yield "report", found["report"]
                     elif named := _named(found, questions, with_answer=not whole):
                         yield named
+
+    async def _samples(self, session: Session, question: str, given: Sample) -> NamedEvents:
+        """Names and data of the events for several answers to one question. Raises Problem."""
+        questions, samples = [{"section": "Question", "question": question}], {}
+        async with session.alone():
+            for first in _beginning(session):
+                yield first
+            events: Events = self._service.answers(
+                session, questions, turns=(), config=given.config(), choices=given.choices
+            )
+            async with aclosing(events) as source:
+                async for found in source:
+                    if found["kind"] == "answer":
+                        sample = self._sample(found["answer"])
+                        samples[found["choice"]] = sample
+                        yield "sample", {"number": found["choice"], **sample}
+                    elif found["kind"] == "stage":
+                        yield "stage", _stage(found)
+        yield "consistency", _compared(session, question, [samples[number] for number in sorted(samples)], given.seed)
+
+    def _sample(self, answer: Mapping[str, Any]) -> dict[str, Any]:
+        kept = {name: answer[name] for name in ("text", "token_ids", "finish_reason")}
+        return {**kept, "condition": condition_named(answer["text"], self._conditions)}
+
+
+def _beginning(session: Session) -> list[tuple[str, dict[str, Any]]]:
+    """The first events of every answer."""
+    seconds = session.photo.description["seconds"]["image_decode"]
+    stage = {"stage": "image_decode", "done": 1, "total": 1, "seconds": seconds}
+    return [("conversation", _described(session)), ("stage", stage)]
+
+
+def _stage(found: Event) -> dict[str, Any]:
+    return {name: found[name] for name in ("stage", "done", "total")}
+
+
+def _compared(session: Session, question: str, samples: list[dict[str, Any]], seed: int) -> dict[str, Any]:
+    """How far the samples agree, like `skingpt diagnose --samples`, but without what is said once for all answers."""
+    named = [sample["condition"] for sample in samples]
+    return {
+        "image": _described(session)["image"],
+        "question": question,
+        "samples": samples,
+        "conditions": [{"condition": name, "count": count} for name, count in counted(named)],
+        "agreement": agreement(named),
+        "seed": seed,
+    }
 
 
 def _described(session: Session) -> dict[str, Any]:
@@ -124,7 +222,7 @@ def _named(
 ) -> tuple[str, dict[str, Any]] | None:
     """A worker's event as ours."""
     if found["kind"] == "stage":
-        return "stage", {name: found[name] for name in ("stage", "done", "total")}
+        return "stage", _stage(found)
     if with_answer and found["kind"] == "answer":
         return "answer", dict(found["answer"])
     if found["kind"] == "answer" and found["answer"]["text"]:

@@ -1,8 +1,10 @@
 """Everything behind the routes: photos, conversations and the model's process."""
 
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import aclosing
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from .bodies import Bodies
@@ -12,6 +14,8 @@ from .model_process import Asked, Events, ModelProcess
 from .problems import Problem
 from .sessions import Session, Sessions
 from .settings import MAX_QUESTION, Settings
+
+RECENT = 20  # reports, of which it is remembered how long they took
 
 
 class Service:
@@ -23,6 +27,7 @@ class Service:
         self.decoder = Decoder()
         self.model = ModelProcess(settings)
         self._photos = 0
+        self._reports: deque[float] = deque(maxlen=RECENT)
         self.sessions = Sessions(settings.idle_seconds, self.model.forget)
         gauges: dict[str, Callable[[], float]] = {
             "requests_now": lambda: self.model.requests,
@@ -38,6 +43,15 @@ class Service:
         """Every request ends with an error."""
         self.bodies.stop()
         self.model.stop()
+
+    def took(self, seconds: float) -> None:
+        """A report was made in this time, waiting included."""
+        self._reports.append(seconds)
+
+    @property
+    def report_seconds(self) -> float | None:
+        """How long a report takes: as the last ones did, or what was measured before the start; None if nothing was."""
+        return median(self._reports) if self._reports else self.settings.report_seconds
 
     async def photo(self, data: bytes) -> Photo:
         """Decode a photo. Raises Problem, also if so many photos wait already as requests may."""

@@ -20,6 +20,7 @@ MAX_CONNECTIONS = 1024
 MAX_CHOICES = 8
 MAX_SESSIONS = 64
 MAX_GONE = 64  # requests whose clients have gone, until the model's process has ended them
+KIOSK_OFFERS = ("print", "save")
 # Seconds.
 HEADER_SECONDS = 10  # until the headers of a request are complete
 BODY_SECONDS = 60  # until its body is
@@ -58,6 +59,12 @@ class Settings:
     """Without a sign of life after which the model's process is ended."""
     growth_bytes: int = 1_000_000_000
     """By which the model's process may grow before it is started again."""
+    report_seconds: float | None = None
+    """How long a report takes here, from what `skingpt tune` measured; None if it measured nothing."""
+    kiosk_idle_seconds: float = 60
+    """Without a touch or a key, after which the kiosk page asks whether anybody is there."""
+    kiosk_without: list[str] = field(default_factory=list)
+    """What the kiosk page does not offer, of KIOSK_OFFERS."""
 
     def to_json(self) -> str:
         return json.dumps(asdict(self))

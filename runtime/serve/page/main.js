@@ -1,0 +1,113 @@
+// Starts the page, and leads from screen to screen.
+
+import { isAnswering, stopAnswer } from "./answering.js";
+import { checkPhoto, startCheckScreen } from "./check_screen.js";
+import { startComparison } from "./comparison.js";
+import { byId, show } from "./elements.js";
+import { restartIdle, watchIdle } from "./idle.js";
+import { leaveCamera, startPhotoScreen, useCamera } from "./photo_screen.js";
+import { kindOf } from "./problems.js";
+import { setUsual } from "./progress.js";
+import { startQuestions } from "./questions.js";
+import { startReceipt } from "./receipt.js";
+import { startReportScreen, writeReport } from "./report_screen.js";
+import { currentScreen, showScreen } from "./screens.js";
+import { about, forgetAll } from "./service.js";
+import { LANGUAGES, language, loadTexts, setLanguage, setText } from "./texts.js";
+import { setTextSize, startTextSize } from "./text_size.js";
+import { current, dropPhoto, setPhoto, wipe } from "./visit.js";
+
+const RETRY = 3000; // milliseconds
+
+async function main() {
+  await loadTexts();
+  startTextSize();
+  const { kiosk } = await whenReady();
+  forgetAll();
+  startPhotoScreen(onPhoto);
+  startCheckScreen({ onReport, onAnother });
+  startReportScreen({ offers: kiosk, onFinish: startOver });
+  startQuestions();
+  startComparison();
+  startReceipt();
+  byId("accept").addEventListener("click", onAccept);
+  byId("start-over").addEventListener("click", startOver);
+  watchIdle({ seconds: kiosk.idle_seconds, isActive, isBusy: isAnswering, onEnd: startOver });
+  // A page that is left keeps nothing, also if the browser keeps the page to show it again.
+  window.addEventListener("pagehide", leave);
+  window.addEventListener("pageshow", (event) => event.persisted && leave());
+  showScreen("start");
+}
+
+// What the service says of itself, as soon as it does.
+async function whenReady() {
+  for (;;) {
+    try {
+      const found = await about();
+      byId("notice").textContent = byId("report-notice").textContent = found.notice;
+      setUsual(found);
+      return found;
+    } catch (error) {
+      const kind = kindOf(error.code);
+      if (kind === "key") setText(byId("wait-title"), "wait.key_title");
+      setText(byId("wait-text"), kind === "key" ? "wait.key" : kind === "lost" ? "wait.lost" : "wait.loading");
+      if (currentScreen() !== "wait") showScreen("wait");
+      if (kind === "key") await new Promise(() => {}); // only another start helps
+      await new Promise((resolve) => setTimeout(resolve, RETRY));
+    }
+  }
+}
+
+async function onAccept() {
+  byId("accept").disabled = true;
+  sayWiped(false);
+  await whenReady(); // also the newest figure of how long a report takes
+  byId("accept").disabled = false;
+  showScreen("photo");
+}
+
+function onPhoto(photo, fromCamera) {
+  setPhoto(photo, fromCamera);
+  showScreen("check");
+  checkPhoto();
+}
+
+function onAnother() {
+  const { fromCamera } = current();
+  dropPhoto();
+  showScreen("photo");
+  if (fromCamera) useCamera();
+}
+
+function onReport() {
+  showScreen("report");
+  writeReport();
+}
+
+// Whether there is anything that the next person should not find.
+function isActive() {
+  return currentScreen() !== "wait" && (currentScreen() !== "start" || language() !== LANGUAGES[0]);
+}
+
+function leave() {
+  stopAnswer();
+  leaveCamera();
+  wipe();
+  setLanguage(LANGUAGES[0]);
+  setTextSize(0);
+  showScreen("start");
+}
+
+function startOver() {
+  const hadPhoto = current().photo !== null;
+  leave();
+  restartIdle();
+  sayWiped(hadPhoto);
+}
+
+function sayWiped(visible) {
+  show(byId("wiped"), visible);
+  if (visible) setText(byId("wiped"), "wiped");
+}
+
+main();

@@ -1,0 +1,132 @@
+// The screen of the report: the model's answers as they are written, and what can be done with them.
+
+import { hear, hearEnd } from "./announcer.js";
+import { follow, stopAnswer } from "./answering.js";
+import { drawAdvice } from "./check_screen.js";
+import { showComparison } from "./comparison.js";
+import { byId, make, show } from "./elements.js";
+import { hideProblem, showProblem } from "./problems.js";
+import { beginProgress, endProgress, moveProgress, sectionTitle } from "./progress.js";
+import { showQuestions } from "./questions.js";
+import { openReceipt } from "./receipt.js";
+import { saveReport } from "./save.js";
+import { report } from "./service.js";
+import { StreamedText } from "./streamed_text.js";
+import { language, onLanguage, text } from "./texts.js";
+import { current, onWipe } from "./visit.js";
+
+const problem = byId("report-problem");
+let texts = new Map(); // a StreamedText for each section's number
+let names = []; // of the sections, as the service says them
+let made = null; // when the report was made
+
+export function startReportScreen({ offers, onFinish }) {
+  byId("stop").addEventListener("click", stopAnswer);
+  byId("print").addEventListener("click", () => window.print());
+  byId("save").addEventListener("click", () => saveReport(made));
+  byId("show-receipt").addEventListener("click", () => openReceipt(made));
+  byId("finish").addEventListener("click", onFinish);
+  show(byId("print"), offers.print);
+  show(byId("save"), offers.save);
+  onLanguage(drawAgain);
+  onWipe(clear);
+}
+
+export async function writeReport() {
+  clear();
+  const visit = current();
+  byId("report-photo").src = visit.address;
+  show(byId("report-photo"), true);
+  drawNotes();
+  show(byId("stop"), true);
+  byId("sections").setAttribute("aria-busy", "true");
+  beginProgress();
+  const ended = await follow(report, (event) => {
+    moveProgress(event);
+    if (event.name === "text") addText(event.data);
+    if (event.name === "report") visit.report = event.data;
+  });
+  if (ended !== null) finishReport(ended);
+}
+
+function addText({ number, section, text: piece }) {
+  if (!texts.has(number)) {
+    endSection();
+    names[number] = section;
+    const article = make("article");
+    const answer = make("p", "", { className: "answer", lang: "en" });
+    article.append(make("h2", sectionTitle(section)), answer);
+    byId("sections").append(article);
+    texts.set(number, new StreamedText(answer));
+    hear(`${sectionTitle(section)}\n`, language());
+  }
+  texts.get(number).add(piece);
+  hear(piece);
+}
+
+function endSection() {
+  for (const streamed of texts.values()) streamed.end();
+  hearEnd();
+}
+
+function finishReport(ended) {
+  endSection();
+  byId("sections").removeAttribute("aria-busy");
+  const stopHadFocus = document.activeElement === byId("stop");
+  show(byId("stop"), false);
+  const visit = current();
+  if (ended === "done") {
+    made = new Date();
+    markAnswers(visit.report.turns);
+    showQuestions();
+    showComparison();
+    show(byId("more"), true);
+  } else if (ended !== "stopped") {
+    showProblem(problem, ended, writeReport);
+  }
+  endProgress(ended === "done" ? "report.done" : ended === "stopped" ? "report.stopped" : "report.broken");
+  for (const id of ["save", "show-receipt"]) byId(id).disabled = ended !== "done";
+  drawMade();
+  show(byId("report-actions"), true);
+  if (stopHadFocus) byId("report-title").focus({ preventScroll: true });
+}
+
+function markAnswers(turns) {
+  for (const [number, turn] of turns.entries()) {
+    const answer = byId("sections").children[number]?.lastChild;
+    const remark = turn.text ? (turn.finish_reason === "length" ? "report.cut" : "") : "report.empty";
+    if (answer && remark) answer.after(make("p", text(remark), { className: "muted" }));
+  }
+}
+
+function drawNotes() {
+  const notes = current().conversation?.image.notes ?? [];
+  drawAdvice(byId("report-notes"), notes);
+  show(byId("report-notes-block"), notes.length > 0);
+}
+
+function drawMade() {
+  byId("made").textContent = made ? text("report.made", { time: made.toLocaleString(language()) }) : "";
+}
+
+function drawAgain() {
+  for (const [number, article] of [...byId("sections").children].entries()) {
+    article.firstChild.textContent = sectionTitle(names[number]);
+  }
+  if (texts.size) drawNotes();
+  drawMade();
+}
+
+function clear() {
+  hideProblem(problem);
+  [texts, names, made] = [new Map(), [], null];
+  byId("sections").replaceChildren();
+  byId("sections").removeAttribute("aria-busy");
+  const photo = byId("report-photo");
+  photo.removeAttribute("src");
+  show(photo, false);
+  byId("report-notes").replaceChildren();
+  for (const id of ["report-notes-block", "stop", "more", "report-actions"]) show(byId(id), false);
+  byId("made").textContent = "";
+}
+

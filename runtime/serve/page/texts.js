@@ -1,0 +1,63 @@
+// All words of the page, in the language that was chosen; texts/LANGUAGE.json has them.
+
+import { byId, make } from "./elements.js";
+
+export const LANGUAGES = ["en", "ja"];
+const loaded = {};
+const listeners = [];
+let current = LANGUAGES[0];
+
+export async function loadTexts() {
+  for (const language of LANGUAGES) {
+    const response = await fetch(`texts/${language}.json`);
+    loaded[language] = await response.json();
+  }
+  const group = byId("languages");
+  for (const language of LANGUAGES) {
+    const button = make("button", loaded[language].language, { type: "button", lang: language });
+    button.dataset.language = language;
+    button.addEventListener("click", () => setLanguage(language));
+    group.append(button);
+  }
+  setLanguage(current);
+}
+
+export const language = () => current;
+
+// Called now and whenever the language changes, for texts that depend on more than the language.
+export function onLanguage(listener) {
+  listeners.push(listener);
+}
+
+export function setLanguage(chosen) {
+  current = chosen;
+  document.documentElement.lang = chosen;
+  document.title = `${text("title")} – SkinGPT Edge`;
+  for (const button of byId("languages").children) {
+    button.setAttribute("aria-pressed", String(button.dataset.language === chosen));
+  }
+  const attributes = { text: "textContent", label: "ariaLabel", alt: "alt" };
+  for (const [name, property] of Object.entries(attributes)) {
+    for (const element of document.querySelectorAll(`[data-${name}]`)) {
+      element[property] = text(element.dataset[name]);
+    }
+  }
+  for (const listener of listeners) listener();
+}
+
+// The text of a key such as "report.left", with {name} replaced by values.name.
+export function text(key, values = {}) {
+  const found = key.split(".").reduce((part, name) => part?.[name], loaded[current]);
+  return String(found ?? key).replace(/\{(\w+)\}/g, (whole, name) => values[name] ?? whole);
+}
+
+// What stands under a key as it is: a list, or undefined if nothing does.
+export function entry(group, name) {
+  return loaded[current]?.[group]?.[name];
+}
+
+// Sets an element's text by its key, also after another language is chosen.
+export function setText(element, key) {
+  element.dataset.text = key;
+  element.textContent = text(key);
+}

@@ -1,0 +1,56 @@
+// Everything of one person: photo, conversation, report. `wipe` forgets it here and on the service.
+
+import { forget, openConversation } from "./service.js";
+
+class Visit {
+  ended = new AbortController();
+  photo = null; // a Blob
+  address = null; // of the photo, for <img>
+  fromCamera = false;
+  conversation = null; // {id, image}
+  report = null; // as the service gave it
+  answers = []; // to further questions, as the service gave them
+  began = Date.now();
+}
+
+let visit = new Visit();
+const wipers = [];
+
+export const current = () => visit;
+
+// Called when everything of a person is to go from the page.
+export function onWipe(wiper) {
+  wipers.push(wiper);
+}
+
+export function setPhoto(photo, fromCamera) {
+  dropPhoto();
+  Object.assign(visit, { photo, fromCamera, address: URL.createObjectURL(photo) });
+}
+
+// The photo goes, and what was found in it; the person stays.
+export function dropPhoto() {
+  if (visit.conversation) forget(visit.conversation.id);
+  if (visit.address) URL.revokeObjectURL(visit.address);
+  Object.assign(visit, { photo: null, address: null, conversation: null, report: null, answers: [] });
+}
+
+// Sends the photo to the service, which checks it. It is sent again if the service has lost it.
+export async function converse() {
+  const mine = visit;
+  const { photo } = mine;
+  const conversation = await openConversation(photo);
+  if (mine !== visit || photo !== mine.photo) {
+    forget(conversation.id); // the person, or the photo, has gone meanwhile
+    throw new DOMException("the photo has gone", "AbortError");
+  }
+  mine.conversation = conversation;
+  return conversation;
+}
+
+export function wipe() {
+  visit.ended.abort();
+  dropPhoto();
+  visit = new Visit();
+  for (const wiper of wipers) wiper();
+}
