@@ -19,7 +19,7 @@ export function startQuestions() {
     else byId("question").focus();
   });
   byId("stop-question").addEventListener("click", stopAnswer);
-  onLanguage(drawSuggestions);
+  onLanguage(() => current().report && drawSuggestions());
   onWipe(clear);
 }
 

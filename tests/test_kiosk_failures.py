@@ -1,0 +1,265 @@
+"""Whatever goes wrong, the kiosk page says what happened and what to do, and shows nothing of another person."""
+
+import os
+import re
+import signal
+from contextlib import suppress
+
+import pytest
+from kiosk import FAKE_CAMERA, WIDER, Kiosk, about, chromium, launch, left_in, needs_chromium
+from playwright.sync_api import expect
+from service import PICTURES, RunningService, free_port
+from support import DATA
+
+pytestmark = needs_chromium
+WINDOW = {"viewport": {"width": 540, "height": 960}}
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory):
+    with chromium(tmp_path_factory.mktemp("profile"), FAKE_CAMERA) as found:
+        yield found
+
+
+@pytest.fixture
+def kiosk(browser, service):
+    """A window that may use the camera."""
+    context = browser.new_context(**WINDOW)
+    context.grant_permissions(["camera"], origin=service.url)
+    yield Kiosk(context, service)
+    context.close()
+
+
+@pytest.fixture
+def paused(service):
+    """The model's process stands still, until it goes on or is killed."""
+    pid = service.worker()
+    os.kill(pid, signal.SIGSTOP)
+    yield pid
+    with suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGCONT)
+    service.wait_ready()
+
+
+def test_the_camera_may_not_be_used(browser, service):
+    context = browser.new_context(**WINDOW)  # without the permission
+    kiosk = Kiosk(context, service).start().accept()
+    kiosk.button("photo.use_camera").click()
+    kiosk.problem("denied", "camera_problems")
+    kiosk.check()
+    kiosk.choose(PICTURES[0])  # is what it advises
+    expect(kiosk.page.locator("#check-status")).to_have_text(kiosk.text("check.good"))
+    context.close()
+
+
+def test_the_camera_goes_away_while_it_is_on(kiosk):
+    kiosk.start().accept().button("photo.use_camera").click()
+    expect(kiosk.page.locator("#camera-status")).to_have_text(kiosk.text("photo.camera_live"))
+    kiosk.page.context.clear_permissions()  # Chromium ends the camera's track, as when it is pulled out
+    problem = kiosk.problem("unplugged", "camera_problems")
+    expect(kiosk.page.locator("#camera")).to_be_hidden()
+    kiosk.check()
+    kiosk.page.context.grant_permissions(["camera"], origin=kiosk.service.url)
+    problem.get_by_role("button").click()
+    expect(kiosk.page.locator("#camera-status")).to_have_text(kiosk.text("photo.camera_live"))
+
+
+def test_no_camera_and_a_browser_whose_text_is_twice_as_large(browser, service):
+    flags = f"{FAKE_CAMERA}=device-count=0", "--blink-settings=defaultFontSize=32"
+    with launch(browser.browser_type, *flags) as other:
+        context = other.new_context(viewport={"width": 360, "height": 640})
+        context.grant_permissions(["camera"], origin=service.url)
+        kiosk = Kiosk(context, service).start()
+        assert kiosk.page.evaluate("getComputedStyle(document.documentElement).fontSize") == "32px"
+        kiosk.check()
+        kiosk.accept().button("photo.use_camera").click()
+        kiosk.problem("missing", "camera_problems")
+        kiosk.check()
+        kiosk.choose(PICTURES[0]).button("check.get_report").click()
+        kiosk.finished()
+        assert kiosk.page.evaluate(WIDER) <= 0
+
+
+def test_files_that_are_no_photo(kiosk, tmp_path):
+    text, large = tmp_path / "notes.txt", tmp_path / "large.jpg"
+    text.write_text("no photo")
+    large.write_bytes(bytes(20_000_001))
+    kiosk.start().accept().choose(text)
+    kiosk.problem("kind")
+    kiosk.choose(large)
+    kiosk.problem("large")
+    kiosk.choose(DATA / "photos/made/bad_baseline_cut.jpg")
+    kiosk.problem("image")
+    kiosk.check()
+    kiosk.button("check.another").click()
+    kiosk.choose(PICTURES[0])
+    expect(kiosk.button("check.get_report")).to_be_visible()
+    assert kiosk.page.locator(".problem:visible").count() == 0
+
+
+def test_the_model_ends_in_the_middle_of_an_answer(kiosk, service, paused):
+    kiosk.start().photo().button("check.get_report").click()
+    expect(kiosk.page.locator("#progress-title")).to_have_text(kiosk.text("report.running"))
+    kiosk.check()
+    os.kill(paused, signal.SIGKILL)
+    problem = kiosk.problem("interrupted")
+    expect(problem).to_contain_text("worker_ended")
+    kiosk.check()
+    problem.get_by_role("button", name=kiosk.text("problems.again")).click()
+    kiosk.finished()
+    assert kiosk.page.locator("#sections article").count() == 4
+    # The same for a further question.
+    os.kill(service.worker(), signal.SIGSTOP)
+    kiosk.page.locator(".suggestion").first.click()
+    os.kill(service.worker(), signal.SIGKILL)
+    kiosk.problem("interrupted").get_by_role("button").click()
+    expect(kiosk.page.locator("#ask")).to_be_visible()
+    expect(kiosk.page.locator(".turn .answer")).to_have_text(re.compile(r"\.$"))
+
+
+def test_an_answer_that_is_slow_says_so_and_can_be_stopped(kiosk, paused):
+    about(kiosk.page, report_seconds=0.1)
+    kiosk.page.clock.install()
+    kiosk.start().photo().button("check.get_report").click()
+    expect(kiosk.page.locator("#stop")).to_be_visible()
+    kiosk.page.clock.fast_forward(8_000)
+    expect(kiosk.page.locator("#progress-left")).to_have_text(kiosk.text("report.longer"))
+    kiosk.page.clock.fast_forward(15_000)
+    assert kiosk.page.get_by_role("alertdialog").count() == 0
+    kiosk.button("report.stop").click()
+    expect(kiosk.page.locator("#progress-title")).to_have_text(kiosk.text("report.stopped"))
+    assert kiosk.page.evaluate("document.activeElement.id") == "report-title"
+    kiosk.check()
+
+
+def test_a_service_that_falls_silent_is_given_up(kiosk, paused):
+    kiosk.page.clock.install()
+    kiosk.start().photo().button("check.get_report").click()
+    expect(kiosk.page.locator(".stages .now")).to_contain_text(kiosk.text("report.stage_look"))
+    kiosk.page.clock.fast_forward(31_000)  # the service says something every 10 seconds
+    kiosk.problem("lost")
+
+
+@pytest.mark.parametrize("way", ["reload", "back", "close"])
+def test_a_page_that_is_left_leaves_nothing(kiosk, service, way, paused):
+    page = kiosk.page
+    page.goto("about:blank")
+    kiosk.start().photo()
+    conversation, photo = kiosk.conversation(), page.locator("#check-photo").get_attribute("src")
+    kiosk.button("check.get_report").click()
+    expect(page.locator("#stop")).to_be_visible()
+    if way == "close":
+        page.close()
+    elif way == "reload":
+        page.reload()
+    else:
+        page.go_back()
+        page.go_forward()
+    if way != "close":
+        kiosk.shown("start")  # by itself: a kiosk has no keyboard
+        left = left_in(page)
+        assert conversation not in left and photo not in left and "#" not in page.url
+        expect(page.locator(".problem:visible")).to_have_count(0)
+    for _ in range(50):
+        if service.request("POST", f"/v1/conversations/{conversation}/report")[0] == 404:
+            break
+        (kiosk.page.context.pages and page.is_closed()) or page.wait_for_timeout(100)
+    assert service.request("POST", f"/v1/conversations/{conversation}/report")[0] == 404
+
+
+def test_a_conversation_that_could_not_be_deleted_is_deleted_later(kiosk, service):
+    kiosk.start().photo()
+    conversation = kiosk.conversation()
+    kiosk.page.route("**/v1/conversations/*", lambda route: route.abort())
+    kiosk.button("header.start_over").click()
+    kiosk.shown("start")
+    assert kiosk.conversation() == conversation
+    kiosk.page.unroute("**/v1/conversations/*")
+    with kiosk.page.expect_response(lambda answer: answer.request.method == "DELETE"):
+        kiosk.page.reload()
+    kiosk.shown("start")
+    assert service.request("POST", f"/v1/conversations/{conversation}/report")[0] == 404
+
+
+def test_a_conversation_that_the_service_has_wiped_is_begun_anew(kiosk, service):
+    kiosk.start().photo()
+    assert service.request("DELETE", f"/v1/conversations/{kiosk.conversation()}")[0] == 204
+    kiosk.button("check.get_report").click()
+    kiosk.problem("gone").get_by_role("button").click()
+    kiosk.finished()
+
+
+def test_the_service_is_lost_and_comes_back(browser, tmp_path):
+    port = free_port()
+    first = RunningService(tmp_path, "--port", str(port), XDG_CACHE_HOME=str(tmp_path / "cache"))
+    first.port = port
+    context = browser.new_context(**WINDOW)
+    try:
+        kiosk = Kiosk(context, first.wait_ready()).start().photo()
+        first.process.kill()
+        first.process.wait()
+        kiosk.button("check.get_report").click()
+        problem = kiosk.problem("lost")
+        kiosk.check()
+        problem.get_by_role("button").click()
+        kiosk.problem("lost")
+        second = RunningService(tmp_path, "--port", str(port), XDG_CACHE_HOME=str(tmp_path / "cache"))
+        second.port = port
+        second.wait_ready()
+        kiosk.problem("lost").get_by_role("button").click()
+        kiosk.problem("gone").get_by_role("button").click()
+        kiosk.finished()
+        # Between two persons.
+        kiosk.button("report.finish").click()
+        second.stop()
+        kiosk.button("start.accept").click()
+        expect(kiosk.page.locator("#wait-text")).to_have_text(kiosk.text("wait.lost"))
+        kiosk.check()
+        second = RunningService(tmp_path, "--port", str(port), XDG_CACHE_HOME=str(tmp_path / "cache"))
+        second.port = port
+        kiosk.shown("photo")  # by itself
+    finally:
+        context.close()
+        for process in (first.process, second.process):
+            process.kill()
+            process.wait()
+
+
+def test_without_a_key_or_with_a_wrong_one_nothing_can_be_done(browser, service):
+    for address in ("", "#token=" + "x" * 40):
+        context = browser.new_context(**WINDOW)
+        kiosk = Kiosk(context, service)
+        kiosk.page.goto(f"{service.url}/kiosk/{address}")
+        expect(kiosk.page.locator("#wait-title")).to_have_text(kiosk.text("wait.key_title"))
+        assert kiosk.page.url == f"{service.url}/kiosk/"
+        kiosk.check()
+        assert kiosk.page.locator("main button:visible").count() == 0
+        context.close()
+
+
+def test_the_question_whether_somebody_is_there(kiosk):
+    page, dialog = kiosk.page, kiosk.page.get_by_role("alertdialog")
+    page.clock.install()
+    kiosk.start().photo()
+    page.clock.fast_forward(59_000)
+    page.mouse.move(100, 100)
+    page.clock.fast_forward(59_000)
+    expect(dialog).to_be_hidden()
+    page.clock.fast_forward(2_000)
+    expect(dialog).to_be_visible()
+    page.mouse.click(5, 5)  # touching anywhere else is no answer
+    page.clock.fast_forward(5_000)
+    expect(dialog).to_be_visible()
+    kiosk.button("idle.stay").click()
+    expect(dialog).to_be_hidden()
+    # A screen that is touched again and again asks all the same.
+    for _ in range(12):
+        page.clock.fast_forward(51_000)
+        page.mouse.click(5, 5)
+    expect(dialog).to_be_visible()
+    kiosk.button("idle.leave").click()
+    kiosk.shown("start")
+    # After the machine has slept, nothing is asked.
+    kiosk.photo()
+    page.clock.fast_forward(3_600_000)
+    kiosk.shown("start")
