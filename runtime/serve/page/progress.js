@@ -1,6 +1,6 @@
 // How far a report is: its stages, a bar, and how long it still takes, as far as the service knows.
 
-import { byId, make } from "./elements.js";
+import { byId, make, show } from "./elements.js";
 import { entry, onLanguage, setText, text } from "./texts.js";
 import { onWipe } from "./visit.js";
 
@@ -25,6 +25,7 @@ export function beginProgress() {
   [stage, part, began] = [0, 0, Date.now()];
   setText(byId("progress-title"), "report.running");
   drawStages();
+  show(byId("stages"), true);
   drawTime();
   ticker = setInterval(drawTime, 1000);
 }
@@ -38,7 +39,9 @@ export function moveProgress({ name, data }) {
   if (name === "text") stage = 2 + data.number;
   if (stage !== before) part = 0;
   if (name === "text") part += (1 - part) * 0.02; // nobody knows how long the answer will be
-  if (stage !== before) drawStages();
+  if (stage === before) return;
+  drawStages();
+  drawTime();
 }
 
 export function endProgress(key) {
@@ -47,6 +50,7 @@ export function endProgress(key) {
   began = null;
   setText(byId("progress-title"), key);
   drawStages();
+  show(byId("stages"), key !== "report.done"); // all are done, and there is something else to see now
   drawTime();
 }
 
@@ -87,8 +91,9 @@ function left() {
 
 export function expected() {
   if (!seconds) return "";
+  if (seconds < 7.5) return text("report.expected_short");
   return seconds < 90
-    ? text("report.expected", { seconds: Math.max(1, Math.round(seconds)) })
+    ? text("report.expected", { seconds: Math.round(seconds / 5) * 5 })
     : text("report.expected_minutes", { minutes: Math.round(seconds / 60) });
 }
 

@@ -83,6 +83,7 @@ function finishReport(ended) {
     show(byId("more"), true);
   } else if (ended !== "stopped") {
     showProblem(problem, ended, writeReport);
+    problem.scrollIntoView({ block: "nearest" });
   }
   endProgress(ended === "done" ? "report.done" : ended === "stopped" ? "report.stopped" : "report.broken");
   for (const id of ["save", "show-receipt"]) byId(id).disabled = ended !== "done";

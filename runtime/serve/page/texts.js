@@ -1,6 +1,6 @@
 // All words of the page, in the language that was chosen; texts/LANGUAGE.json has them.
 
-import { byId, make } from "./elements.js";
+import { make } from "./elements.js";
 
 export const LANGUAGES = ["en", "ja"];
 const loaded = {};
@@ -12,14 +12,15 @@ export async function loadTexts() {
     const response = await fetch(`texts/${language}.json`);
     loaded[language] = await response.json();
   }
-  const group = byId("languages");
-  for (const language of LANGUAGES) {
-    const button = make("button", loaded[language].language, { type: "button", lang: language });
-    button.dataset.language = language;
-    button.addEventListener("click", () => setLanguage(language));
-    group.append(button);
-  }
+  for (const group of document.querySelectorAll(".languages")) group.append(...LANGUAGES.map(button));
   setLanguage(current);
+}
+
+function button(language) {
+  const made = make("button", loaded[language].language, { type: "button", lang: language });
+  made.dataset.language = language;
+  made.addEventListener("click", () => setLanguage(language));
+  return made;
 }
 
 export const language = () => current;
@@ -33,8 +34,8 @@ export function setLanguage(chosen) {
   current = chosen;
   document.documentElement.lang = chosen;
   document.title = `${text("title")} – SkinGPT Edge`;
-  for (const button of byId("languages").children) {
-    button.setAttribute("aria-pressed", String(button.dataset.language === chosen));
+  for (const made of document.querySelectorAll(".languages button")) {
+    made.setAttribute("aria-pressed", String(made.dataset.language === chosen));
   }
   const attributes = { text: "textContent", label: "ariaLabel", alt: "alt" };
   for (const [name, property] of Object.entries(attributes)) {
