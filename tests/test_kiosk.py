@@ -158,6 +158,16 @@ def test_what_is_wrong_with_a_photo_is_said_before_the_model_is_asked(kiosk):
     expect(kiosk.page.locator("#report-notes li")).to_have_text(notes)
 
 
+def test_a_report_is_not_lost_by_one_wrong_touch(kiosk):
+    kiosk.start().report().button("header.start_over").click()
+    kiosk.check()
+    kiosk.button("sure.keep").click()
+    expect(kiosk.page.locator("#sections article")).to_have_count(4)
+    kiosk.button("header.start_over").click()
+    kiosk.button("sure.delete").click()
+    kiosk.shown("start")
+
+
 def test_a_photo_can_be_dropped_anywhere(kiosk):
     kiosk.start().accept()
     data = list(PICTURES[1].read_bytes())
@@ -206,9 +216,12 @@ def test_the_receipt_and_the_saved_file_say_what_ran(kiosk):
     kiosk.button("receipt.close").click()
 
 
-def test_without_print_and_save_where_the_service_says_so(kiosk):
-    about(kiosk.page, print=False, save=False)
-    kiosk.start().report()
+def test_without_files_print_and_save_where_the_service_says_so(kiosk):
+    about(kiosk.page, file=False, print=False, save=False)
+    kiosk.start().accept()
+    assert kiosk.button("photo.choose_file").count() == 0
+    kiosk.choose(PICTURES[0]).button("check.get_report").click()
+    kiosk.finished()
     expect(kiosk.button("report.receipt")).to_be_visible()
     assert kiosk.button("report.print").count() == kiosk.button("report.save").count() == 0
 

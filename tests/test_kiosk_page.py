@@ -146,7 +146,7 @@ def test_the_service_says_what_a_person_should_know_first(service):
     found = json.loads(body)
     assert status == 200
     assert found["notice"].startswith("Demonstration") and len(found["sections"]) == 4
-    assert found["kiosk"] == {"idle_seconds": 60, "print": True, "save": True}
+    assert found["kiosk"] == {"idle_seconds": 60, "file": True, "print": True, "save": True}
     service.report()
     assert 0 < json.loads(service.request("GET", "/about")[2])["report_seconds"] < 100
 
@@ -159,7 +159,7 @@ def test_what_tune_measured_says_how_long_a_report_will_take(tmp_path):
     with running(tmp_path, *options, **cache) as service:
         found = json.loads(service.request("GET", "/about")[2])
     assert 0 < found["report_seconds"] < 100
-    assert found["kiosk"] == {"idle_seconds": 30, "print": True, "save": False}
+    assert found["kiosk"] == {"idle_seconds": 30, "file": True, "print": True, "save": False}
 
 
 def test_a_report_of_a_conversation_is_that_of_the_photo(service):

@@ -65,7 +65,8 @@ def test_the_service_is_started_as_it_says(folder):
     assert (checked.returncode, checked.stdout) == (0, "nothing is wrong\n")
 
 
-LINES = [line for line in README.splitlines() if line.startswith("    skingpt ") and "skingpt serve" not in line]
+SERVED = ("skingpt serve", "skingpt kiosk")
+LINES = [line for line in README.splitlines() if line.startswith("    skingpt ") and not any(map(line.count, SERVED))]
 COMMANDS = [line.strip().split("  #")[0].strip() for line in LINES]
 
 
@@ -108,6 +109,7 @@ def test_on_xeons_with_amx_llama_cpp_is_built_without_it():
 
 def test_links_lead_to_files():
     docs = [f"docs/{name}.md" for name in ("bundles", "demonstration-model", "embed", "install-bundles", "service")]
+    docs = [f"docs/{name}.md" for name in ("bundles", "demonstration-model", "embed", "kiosk", "service")]
     for name in ("README.md", "CONTRIBUTING.md", *docs):
         page = ROOT / name
         for link in re.findall(r"\]\(([^)#:]+)\)", page.read_text()):

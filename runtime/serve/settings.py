@@ -21,6 +21,7 @@ MAX_CHOICES = 8
 MAX_SESSIONS = 64
 MAX_GONE = 64  # requests whose clients have gone, until the model's process has ended them
 KIOSK_OFFERS = ("print", "save")
+KIOSK_OFFERS = ("file", "print", "save")
 # Seconds.
 HEADER_SECONDS = 10  # until the headers of a request are complete
 BODY_SECONDS = 60  # until its body is

@@ -15,7 +15,7 @@ import { currentScreen, showScreen } from "./screens.js";
 import { about, forgetAll } from "./service.js";
 import { LANGUAGES, language, loadTexts, setLanguage, setText } from "./texts.js";
 import { setTextSize, startTextSize } from "./text_size.js";
-import { current, dropPhoto, setPhoto, wipe } from "./visit.js";
+import { current, dropPhoto, onWipe, setPhoto, wipe } from "./visit.js";
 
 const RETRY = 3000; // milliseconds
 
@@ -24,14 +24,17 @@ async function main() {
   startTextSize();
   const { kiosk } = await whenReady();
   forgetAll();
-  startPhotoScreen(onPhoto);
+  startPhotoScreen({ offers: kiosk, onPhoto });
   startCheckScreen({ onReport, onAnother });
   startReportScreen({ offers: kiosk, onFinish: startOver });
   startQuestions();
   startComparison();
   startReceipt();
   byId("accept").addEventListener("click", onAccept);
-  byId("start-over").addEventListener("click", startOver);
+  byId("start-over").addEventListener("click", askStartOver);
+  byId("keep").addEventListener("click", () => byId("sure").close());
+  byId("delete").addEventListener("click", startOver);
+  onWipe(() => byId("sure").close());
   watchIdle({ seconds: kiosk.idle_seconds, isActive, isBusy: isAnswering, onEnd: startOver });
   // A page that is left keeps nothing, also if the browser keeps the page to show it again.
   window.addEventListener("pagehide", leave);
@@ -96,6 +99,12 @@ function leave() {
   setLanguage(LANGUAGES[0]);
   setTextSize(0);
   showScreen("start");
+}
+
+// A whole report is not lost by one wrong touch.
+function askStartOver() {
+  if (current().report) byId("sure").showModal();
+  else startOver();
 }
 
 function startOver() {

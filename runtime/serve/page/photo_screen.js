@@ -13,8 +13,12 @@ const SELF_TIMER = 3; // seconds
 const video = byId("video");
 const problem = byId("photo-problem");
 let timer = null;
+let filesTaken = true;
 
-export function startPhotoScreen(onPhoto) {
+export function startPhotoScreen({ offers, onPhoto }) {
+  filesTaken = offers.file;
+  show(byId("choose-file"), filesTaken);
+  show(byId("drop-hint"), filesTaken);
   byId("use-camera").addEventListener("click", useCamera);
   byId("close-camera").addEventListener("click", leaveCamera);
   byId("other-camera").addEventListener("click", () => chooseNext().then(useCamera));
@@ -101,7 +105,7 @@ function useFiles(files, onPhoto) {
 
 // A file that is dropped anywhere else would be opened by the browser in place of the page.
 function startDropping(onPhoto) {
-  const ready = (event) => currentScreen() === "photo" && event.dataTransfer.types.includes("Files");
+  const ready = (event) => filesTaken && currentScreen() === "photo" && event.dataTransfer.types.includes("Files");
   document.addEventListener("dragover", (event) => {
     event.preventDefault();
     event.dataTransfer.dropEffect = ready(event) ? "copy" : "none";
