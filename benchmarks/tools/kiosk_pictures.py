@@ -51,7 +51,7 @@ LOOKS = [
     for scheme in ("light", "dark")
 ]
 SHEETS = {
-    "portrait": ("portrait-en-light", ["start", "camera", "doubt", "writing", "report", "idle"], 360),
+    "portrait": ("portrait-en-light", ["start", "camera", "doubt", "report", "questions", "idle"], 360),
     "landscape": ("landscape-ja-dark", ["start", "photo", "writing", "report"], 640),
     "phone": ("phone-en-light", ["start", "photo", "good", "writing", "interrupted"], 300),
     "more": ("landscape-en-light", ["questions", "receipt", "denied", "lost"], 640),
