@@ -206,7 +206,8 @@ def test_the_table_lists_the_events_that_come(kiosk):
     report = kiosk.events("/v1/reports", PHOTO, "image/jpeg")
     path = f"/v1/conversations/{report[0][1]['id']}"
     answer = kiosk.events(f"{path}/questions", json.dumps({"question": QUESTION}).encode(), "application/json")
+    several = kiosk.events(f"{path}/consistency", b'{"choices": 2}', "application/json")
     kiosk.request("DELETE", path)
-    assert {*named} == {name for name, _ in report + answer} | {"error"}
+    assert {*named} == {name for name, _ in report + answer + several} | {"error"}
     stages = {data["stage"] for name, data in report if name == "stage"}
     assert all(f"`{stage}`" in PAGE for stage in stages)

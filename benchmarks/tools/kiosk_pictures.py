@@ -8,6 +8,7 @@ import asyncio
 import io
 import os
 import re
+import shutil
 import signal
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
@@ -21,7 +22,7 @@ from playwright.async_api import Browser, Page, async_playwright
 from ...runtime.cli.kiosk import start_file
 from .service_start import RunningService, running
 
-CHROMIUM = "/usr/bin/chromium"
+CHROMIUM = shutil.which("chromium")
 FLAGS = [
     "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
     "--disable-component-update", "--disable-sync", "--hide-scrollbars", "--use-fake-device-for-media-stream",

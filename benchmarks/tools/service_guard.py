@@ -48,6 +48,11 @@ ROUTES = (
     Route(f"/v1/conversations/{UNKNOWN}", "DELETE", 404, "conversation_unknown"),
     Route("/nothing", "GET", 404, "route_unknown"),
     Route("/v1/responses", "POST", 404, "route_unknown", b"{}"),  # of OpenAI's API, but not here
+    Route("/about", "GET", 200),
+    Route("/v1/conversations/CONVERSATION/report", "POST", 400, "value_unusable", b'{"seed": -1}', JSON),
+    Route("/v1/conversations/CONVERSATION/consistency", "POST", 400, "value_unusable", b'{"choices": 1}', JSON),
+    Route("/kiosk/", "GET", 200, open=True),
+    Route("/kiosk/main.js", "GET", 200, open=True),
 )
 HOSTS = (
     "evil.example", "evil.example:PORT", "127.0.0.1", "localhost", "127.0.0.1:1", "127.0.0.1:PORT0", "127.0.0.1:0PORT",
