@@ -1,7 +1,7 @@
 // A text that grows. Many small changes of a page cost more than few, so pieces that come soon are put together;
 // the first one is shown at once.
 
-const PAUSE = 120; // milliseconds
+const PAUSE = 500; // milliseconds
 
 export class StreamedText {
   #node = document.createTextNode("");
