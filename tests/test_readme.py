@@ -108,8 +108,8 @@ def test_on_xeons_with_amx_llama_cpp_is_built_without_it():
 
 
 def test_links_lead_to_files():
-    docs = [f"docs/{name}.md" for name in ("bundles", "demonstration-model", "embed", "install-bundles", "service")]
-    docs = [f"docs/{name}.md" for name in ("bundles", "demonstration-model", "embed", "kiosk", "service")]
+    names = ("bundles", "demonstration-model", "embed", "install-bundles", "kiosk", "service")
+    docs = [f"docs/{name}.md" for name in names]
     for name in ("README.md", "CONTRIBUTING.md", *docs):
         page = ROOT / name
         for link in re.findall(r"\]\(([^)#:]+)\)", page.read_text()):

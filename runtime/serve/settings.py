@@ -20,7 +20,6 @@ MAX_CONNECTIONS = 1024
 MAX_CHOICES = 8
 MAX_SESSIONS = 64
 MAX_GONE = 64  # requests whose clients have gone, until the model's process has ended them
-KIOSK_OFFERS = ("print", "save")
 KIOSK_OFFERS = ("file", "print", "save")
 # Seconds.
 HEADER_SECONDS = 10  # until the headers of a request are complete
