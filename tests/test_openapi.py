@@ -12,7 +12,7 @@ import jsonschema
 import pytest
 from PIL import Image
 from service import PICTURES
-from skingpt_edge.runtime.serve import native_api, openai_api, settings
+from skingpt_edge.runtime.serve import native_api, openai_request, settings
 from skingpt_edge.runtime.serve.app import make_app
 from skingpt_edge.runtime.serve.problems import OPENAI_CODES, STATUS, openai_shaped
 from skingpt_edge.runtime.serve.service import Service
@@ -85,8 +85,8 @@ def test_the_limits_are_those_of_the_service():
     chat, question = (OPENAPI["components"]["schemas"][name]["properties"] for name in ("ChatRequest", "Question"))
     assert question["question"]["maxLength"] == settings.MAX_QUESTION
     assert chat["n"]["maximum"] == settings.MAX_CHOICES
-    assert {*chat} == {*openai_api.ChatRequest.__struct_fields__, *openai_api.NEUTRAL, *openai_api.HARMLESS}
-    for name, values in openai_api.NEUTRAL.items():
+    assert {*chat} == {*openai_request.ChatRequest.__struct_fields__, *openai_request.NEUTRAL, *openai_request.HARMLESS}
+    for name, values in openai_request.NEUTRAL.items():
         assert chat[name] == {"enum": [*values, None]}
     assert {*question} == {*native_api.Ask.__struct_fields__}
     [report] = OPENAPI["paths"]["/v1/reports"].values()
