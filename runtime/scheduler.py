@@ -239,11 +239,10 @@ class Scheduler:
     def _end(self, ticket: Ticket[Result], *, result: Result | None = None, error: Exception | None = None) -> None:
         ticket.finished, ticket.result, ticket.error, ticket.segment = True, result, error, None
         ticket.job.close()
-        for queue in (self._active, self._waiting, self._prompts):
+        for queue in (self._active, self._waiting):
             if ticket in queue:
                 queue.remove(ticket)
-        if self._computing is ticket:
-            self._computing = None
+        self.end_prompt(ticket)
 
 
 def run_alone(model: LanguageModel, job: Job[Result]) -> Result:
