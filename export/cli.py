@@ -71,6 +71,7 @@ def _bundle(options: argparse.Namespace) -> None:
         force=options.force,
         accept_parity=options.accept_parity,
         notice=options.notice or NOTICE,
+        calibrate=options.calibrate,
     )
     sources = Checkpoints(options.vit, options.qformer, options.adapter, options.llm)
     _tell(options, export_bundle(sources, options.output, choices, pictures))
@@ -223,6 +224,13 @@ def _parser() -> argparse.ArgumentParser:
         help="prompt template (%(default)s, or a JSON file)",
     )
     bundle.add_argument("--pictures", type=Path, metavar="DIR", help="pictures to measure parity on (drawn samples)")
+    bundle.add_argument(
+        "--calibrate",
+        type=Path,
+        metavar="DIR|FILE",
+        help="quantise with regard to these: pictures, each with a .txt of the same name, whose paragraphs answer the "
+        "report's questions; or the importance.gguf of an earlier bundle",
+    )
     bundle.add_argument(
         "--accept-parity",
         action="store_true",

@@ -17,6 +17,7 @@ import torch
 from ..engines.errors import ExportError
 from ..engines.llama_cpp_library import file_types, ggml_library, import_llama_cpp, last_log, log_listener
 from .checkpoints import not_finite, refuse
+from .importance import Importance, as_llama_cpp
 from .llama_weights import LlamaSource, gguf_tensors
 from .quantise import to_float16
 from .tokenizer import add_tokenizer
@@ -108,17 +109,20 @@ def convert(values: npt.NDArray[np.float32], kind: Any, name: str) -> npt.NDArra
     return result
 
 
-def quantise(source: Path, target: Path, kind: str, progress: Progress) -> None:
+def quantise(source: Path, target: Path, kind: str, progress: Progress, importance: Importance | None = None) -> None:
     """Quantise a GGUF file with llama.cpp's own quantiser, which chooses each tensor's type.
 
-    Raises ExportError if llama.cpp refuses, for instance a type that needs an importance matrix.
+    `importance`: see `importance.py`; some types need it. Raises ExportError if llama.cpp refuses.
     """
     lib = import_llama_cpp()
     params = lib.llama_model_quantize_default_params()
     params.ftype = file_types()[kind]
     params.nthread = torch.get_num_threads()
     size = source.stat().st_size
-    with _tensor_count(lambda done, total: progress(size * done // total, size)):
+    with (
+        as_llama_cpp(lib, importance) as params.imatrix,
+        _tensor_count(lambda done, total: progress(size * done // total, size)),
+    ):
         status = lib.llama_model_quantize(os.fsencode(source), os.fsencode(target), params)
     if status != 0:
         target.unlink(missing_ok=True)

@@ -4,7 +4,7 @@ The layers are transformers' own. A whole 13B model in float32 would need 52 GB;
 through one layer before the next is read, so that a checkpoint of any size can be compared with.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
@@ -16,21 +16,40 @@ from transformers.models.llama.modeling_llama import LlamaDecoderLayer, LlamaRMS
 from .llama_weights import LAYER_NAMES, LlamaSource
 from .progress import bar
 
+Watch = Callable[[str, Tensor], None]
+"""Called with a matrix's Hugging Face name and what it is multiplied with, (n, columns)."""
+
 
 def reference_logits(source: LlamaSource, sequences: Sequence[Tensor], last: Sequence[int]) -> list[Tensor]:
     """Logits (last, vocabulary) of the last positions of each sequence of embeddings (n, width)."""
+    states = final_states(source, sequences)
+    with torch.no_grad():
+        head = source.tensor("lm_head.weight").float()
+        return [state[-count:] @ head.T for state, count in zip(states, last, strict=True)]
+
+
+def final_states(source: LlamaSource, sequences: Sequence[Tensor], watch: Watch | None = None) -> list[Tensor]:
+    """What the output matrix is multiplied with, (n, width), for each sequence of embeddings (n, width)."""
     config = hf_config(source)
     states = [sequence[None].float() for sequence in sequences]
     rotary = LlamaRotaryEmbedding(config)
     with torch.no_grad(), bar("reference language model", unit=" layers") as move:
         for i in range(config.num_hidden_layers):
             layer = _layer(source, config, i)
+            if watch:
+                _watch_matrices(layer, i, watch)
             states = [_apply(layer, state, rotary) for state in states]
             move(i + 1, config.num_hidden_layers)
         norm = LlamaRMSNorm(config.hidden_size, config.rms_norm_eps)
         norm.weight.copy_(source.tensor("model.norm.weight"))
-        head = source.tensor("lm_head.weight").float()
-        return [norm(state[0, -count:]) @ head.T for state, count in zip(states, last, strict=True)]
+        return [norm(state[0]) for state in states]
+
+
+def _watch_matrices(layer: LlamaDecoderLayer, index: int, watch: Watch) -> None:
+    for name, module in layer.named_modules():
+        if isinstance(module, torch.nn.Linear):
+            full = f"model.layers.{index}.{name}.weight"
+            module.register_forward_pre_hook(lambda _, given, full=full: watch(full, given[0].flatten(0, -2)))
 
 
 def hf_config(source: LlamaSource) -> HfLlamaConfig:

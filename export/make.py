@@ -5,19 +5,23 @@ from dataclasses import dataclass, replace
 from importlib.resources import files
 from pathlib import Path
 
+import torch
+
 from ..engines.errors import ExportError, ParityError
 from ..engines.llama_cpp_library import file_types
 from ..runtime.bundle import check_hashes, check_language_model, read_bundle
 from ..runtime.image import decode_image, read_image_file
-from ..runtime.manifest import FORMAT, MANIFEST, Manifest, Source, Template
+from ..runtime.manifest import FORMAT, MANIFEST, Manifest, Source, SpecialTokens, Template
 from ..runtime.options import Options
 from ..runtime.self_test import run_self_test
 from ..runtime.write_whole import write_whole
 from . import parity
-from .bundle_writer import NOTICE, check_target, describe_source, make_manifest, new_bundle
+from .bundle_writer import NOTICE, QUESTIONS, check_target, describe_source, make_manifest, new_bundle
+from .calibration import Example, read_examples, sequence
 from .checkpoints import LlamaFolder
 from .gguf_file import F16, F32, plain_types, quantise, write_gguf
 from .graphs import export_graphs
+from .importance import Importance, measure_importance, read_importance, write_importance
 from .llama_weights import LlamaCheckpoint, LlamaSource
 from .progress import bar, step
 from .quantise import PRECISIONS
@@ -28,6 +32,8 @@ from .vision_model import VisionConfig, VisionModel
 from .vision_weights import expected_shapes, load_vision_model, read_vision, save_float32
 
 AUTO = "auto"  # the fastest vision precision that computes the original's function within its limits
+UNQUANTISED = ("f32", "f16")
+IMPORTANCE = "importance.gguf"
 SYNTHETIC_NOTICE = "Synthetic bundle: random weights for measuring speed. Its words mean nothing."
 
 
@@ -52,6 +58,8 @@ class Choices:
     force: bool = False
     accept_parity: bool = False
     notice: str = NOTICE
+    calibrate: Path | None = None
+    """A folder of pictures with reports, or an importance file made from them."""
 
     def check(self) -> None:
         """Raises ExportError for an unknown precision or type."""
@@ -59,6 +67,8 @@ class Choices:
             raise ExportError(f"vision precision {self.vision!r} is unknown; known are {AUTO}, {', '.join(PRECISIONS)}")
         if self.llm_type not in file_types():
             raise ExportError(f"llm type {self.llm_type!r} is unknown; known are {', '.join(file_types())}")
+        if self.calibrate and self.llm_type in UNQUANTISED:
+            raise ExportError(f"llm type {self.llm_type!r} is not quantised, so there is nothing to calibrate")
 
 
 def read_picture(path: Path) -> parity.Picture:
@@ -82,9 +92,12 @@ def export_bundle(checkpoints: Checkpoints, target: Path, choices: Choices, pict
     choices.check()
     check_target(target, force=choices.force)
     shots = [read_picture(path) for path in pictures]
+    examples, importance = _calibration(choices.calibrate)
     step("reading the checkpoints")
     llm_files = LlamaFolder(checkpoints.llm)
     llama = LlamaCheckpoint(llm_files)
+    if importance:
+        importance.check(llama)
     special = special_tokens(llm_files.folder)
     config, tensors = read_vision(checkpoints.vit, checkpoints.qformer, checkpoints.adapter)
     if config.n_embd != llama.config.width:
@@ -97,7 +110,11 @@ def export_bundle(checkpoints: Checkpoints, target: Path, choices: Choices, pict
         del tensors
         vision = load_vision_model(config, work / "vision.safetensors")
         precision = _export_vision(vision, config, choices, folder, shots)
-        _write_llm(llama, choices, work, folder / "llm.gguf")
+        if examples:
+            importance = _measure_importance(examples, vision, llama, choices.template, special)
+        if importance:
+            write_importance(importance, folder / IMPORTANCE)
+        _write_llm(llama, choices, work, folder / "llm.gguf", importance)
         sources = _sources(checkpoints, llm_files)
         manifest = make_manifest(
             folder,
@@ -172,9 +189,36 @@ def _export_vision(
     return "int8-block"
 
 
-def _write_llm(llama: LlamaSource, choices: Choices, work: Path, target: Path) -> None:
+def _calibration(place: Path | None) -> tuple[list[Example], Importance | None]:
+    """The examples of a folder, or the content of an importance file."""
+    if place is None:
+        return [], None
+    if place.is_file():
+        return [], read_importance(place)
+    return read_examples(place, len(QUESTIONS)), None
+
+
+def _measure_importance(
+    examples: Sequence[Example], vision: VisionModel, llama: LlamaSource, template: Template, special: SpecialTokens
+) -> Importance:
+    """Of the language model's matrices, over the prompts and reports of the examples."""
+    sequences = []
+    with bar("looking at the pictures to calibrate with", unit=" pictures") as move:
+        for number, example in enumerate(examples, 1):
+            picture = parity.Picture(example.name, example.picture)
+            embeds = torch.from_numpy(parity.vision_reference(vision, picture)["image_embeds"][0])
+            sequences.append(sequence(llama, template, special, QUESTIONS, example.answers, embeds))
+            move(number, len(examples))
+    if (longest := max(map(len, sequences))) > llama.config.context:
+        raise ExportError(
+            f"a report to calibrate with is {longest} tokens long, but the model's context is {llama.config.context}"
+        )
+    return measure_importance(llama, sequences)
+
+
+def _write_llm(llama: LlamaSource, choices: Choices, work: Path, target: Path, importance: Importance | None) -> None:
     kind, name = choices.llm_type, choices.name
-    if kind in ("f32", "f16"):
+    if kind in UNQUANTISED:
         with bar(f"writing {target.name}") as move:
             types = plain_types(F32 if kind == "f32" else F16)
             write_gguf(llama, target, types, file_types()[kind], name, move)
@@ -183,7 +227,7 @@ def _write_llm(llama: LlamaSource, choices: Choices, work: Path, target: Path) -
     with bar("writing the language model as float16") as move:
         write_gguf(llama, whole, plain_types(F16), file_types()["f16"], name, move)
     with bar(f"quantising to {kind}") as move:
-        quantise(whole, target, kind, move)
+        quantise(whole, target, kind, move, importance)
     whole.unlink()
 
 
