@@ -19,6 +19,8 @@ needs_chromium = pytest.mark.skipif(not CHROMIUM, reason="needs Debian's chromiu
 FLAGS = [
     "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
     "--disable-component-update", "--disable-sync",
+    # It looks up names of its maker's all the same, and tries whether the internet can be reached.
+    "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",
 ]  # fmt: skip
 FAKE_CAMERA = "--use-fake-device-for-media-stream"
 TEXTS = {name: json.loads((ROOT / f"runtime/serve/page/texts/{name}.json").read_text()) for name in ("en", "ja")}

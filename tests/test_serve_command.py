@@ -279,9 +279,31 @@ def wait_for(service: RunningService, event: str) -> dict:
 def until_requests(service: RunningService, count: int) -> None:
     """Until so many requests are answered or wait."""
     end = time.monotonic() + 60
-    while f"skingpt_requests_now {count}.0" not in service.request("GET", "/metrics")[2].decode():
+    while requests_now(service) != count:
         assert time.monotonic() < end
         time.sleep(0.02)
+
+
+def requests_now(service: RunningService) -> int:
+    metrics = service.request("GET", "/metrics")[2].decode()
+    return int(float(re.search(r"(?m)^skingpt_requests_now (.*)$", metrics)[1]))
+
+
+def stopped_streams(service: RunningService) -> tuple[Stream, Stream]:
+    """As `begun_streams`, and the model's process is stopped, so that neither answer ends.
+
+    The demonstration model may be at the end before it is stopped; then the same is done again.
+    """
+    for _ in range(20):
+        streams = begun_streams(service)
+        os.kill(service.worker(), signal.SIGSTOP)
+        time.sleep(0.3)  # what it had said is read by then
+        if requests_now(service) == len(streams):
+            return streams
+        os.kill(service.worker(), signal.SIGCONT)
+        for stream in streams:
+            stream.rest()
+    raise AssertionError("all answers ended before the model's process was stopped")
 
 
 @pytest.fixture
@@ -326,8 +348,7 @@ def test_a_signal_while_idle_ends_with_0_and_leaves_no_process_and_no_socket(tmp
 @pytest.mark.parametrize("number", SIGNALS)
 def test_a_signal_in_the_middle_of_answers_gives_each_its_end(tmp_path, number):
     with running(tmp_path, "--conversations", "4") as service, closing(service.connect()) as waiting:
-        native, openai = begun_streams(service)
-        os.kill(service.worker(), signal.SIGSTOP)  # so that no answer ends before the signal
+        native, openai = stopped_streams(service)
         waiting.request(
             "POST", "/v1/chat/completions", chat(service, max_tokens=400),
             {"Authorization": f"Bearer {service.token}", "Content-Type": "application/json"},
@@ -396,7 +417,7 @@ def test_at_whatever_moment_the_signal_comes_no_traceback_and_no_socket_stays(tm
 
 def test_workers_end_with_a_server_that_is_killed(tmp_path):
     with running(tmp_path) as service:
-        streams = begun_streams(service)
+        streams = stopped_streams(service)
         pids = family(service)
         service.process.kill()
         service.process.wait()
