@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ..engines.errors import InputError, SkinGPTError
-from ..runtime.cli.arguments import UsageError, add_setup, name_flag, parse_setup
+from ..runtime.cli.arguments import UsageError, add_setup, name_flag, parse_setup, sentence
 from ..runtime.cli.output_paths import check_output
 from ..runtime.options import Options
 from .measure.run_suite import BASELINES, run_suite
@@ -47,29 +47,38 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="skingpt-bench", description="Measure a bundle on this machine, alone.")
-    sub = parser.add_subparsers(required=True, metavar="COMMAND")
-    run = sub.add_parser("run", help="measure a bundle")
-    run.add_argument("bundle", type=Path, metavar="BUNDLE")
-    run.add_argument("--suite", choices=SUITES, default="full", help="how much is measured (%(default)s)")
+    sub = parser.add_subparsers(required=True, metavar="COMMAND", title="commands")
+    run = sub.add_parser("run", help="measure a bundle", description=sentence("measure a bundle"))
+    run.add_argument("bundle", type=Path, metavar="BUNDLE", help="folder of the bundle to measure")
+    run.add_argument("--suite", choices=SUITES, default="full", help="how much is measured (default: %(default)s)")
     run.add_argument(
         "--baseline",
         choices=BASELINES,
-        help="measure the same model in plain PyTorch, too; torch-compile: on a GPU also compiled by it, for minutes",
+        help="also measure the same model in plain PyTorch; torch-compile: also as PyTorch compiles it (GPU, minutes)",
     )
     add_setup(run)
     run.add_argument("--no-tuning", action="store_true", help="ignore what `skingpt tune` measured")
-    run.add_argument("--before", type=Path, metavar="ONNX", help="vision encoder of an earlier export, profiled, too")
-    run.add_argument("-o", dest="output", type=Path, default=Path("results.json"), metavar="FILE", help="(%(default)s)")
+    run.add_argument("--before", type=Path, metavar="ONNX", help="also profile the vision encoder of an earlier export")
+    run.add_argument(
+        "-o", dest="output", type=Path, default=Path("results.json"), metavar="FILE",
+        help="file to write the results to (default: %(default)s)",
+    )  # fmt: skip
     run.set_defaults(run=_run)
 
-    report = sub.add_parser("report", help="results as Markdown and plots")
-    report.add_argument("results", type=Path, nargs="+", metavar="RESULTS")
-    report.add_argument("-o", dest="folder", type=Path, required=True, metavar="DIR")
+    report = sub.add_parser(
+        "report", help="show results as Markdown and plots", description=sentence("show results as Markdown and plots")
+    )
+    report.add_argument("results", type=Path, nargs="+", metavar="RESULTS", help="files that `skingpt-bench run` wrote")
+    report.add_argument("-o", dest="folder", type=Path, required=True, metavar="DIR", help="folder to write to")
     report.set_defaults(run=_report)
 
-    comparison = sub.add_parser("compare", help="what is different in B, and whether it is more than the spread")
-    comparison.add_argument("a", type=Path, metavar="A")
-    comparison.add_argument("b", type=Path, metavar="B")
+    comparison = sub.add_parser(
+        "compare",
+        help="say what is different in B, and whether it is more than the spread",
+        description=sentence("say what is different in B, and whether it is more than the spread"),
+    )
+    comparison.add_argument("a", type=Path, metavar="A", help="results of the run before")
+    comparison.add_argument("b", type=Path, metavar="B", help="results of the run after")
     comparison.set_defaults(run=_compare)
     return parser
 

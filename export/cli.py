@@ -11,19 +11,24 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from hashlib import sha256
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from ..engines.errors import ExportError, SkinGPTError
 from ..engines.tensorrt_rtx_plan import TARGETS
 from ..runtime.bundle import default_bundle, read_bundle
+from ..runtime.cli.arguments import sentence
 from ..runtime.manifest import Manifest
 from ..runtime.skingpt import SkinGPT
 from .progress import step
 
 DEFAULT_VISION, DEFAULT_LLM = "auto", "q4_k_m"
 
+if TYPE_CHECKING:
+    Commands: TypeAlias = argparse._SubParsersAction[argparse.ArgumentParser]
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    options = _parser().parse_args(arguments)
+    options = make_parser().parse_args(arguments)
     try:
         options.run(options)
     except SkinGPTError as error:
@@ -187,43 +192,66 @@ def _demo_model(options: argparse.Namespace) -> None:
     _tell(options, manifest)
 
 
-def _parser() -> argparse.ArgumentParser:
+def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="skingpt-export", description="Make bundles for skingpt, and judge them.")
     parser.set_defaults(kept="nothing was written")
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND", title="commands")
 
     common = argparse.ArgumentParser(add_help=False)
-    common.add_argument("-o", "--output", type=Path, required=True, metavar="BUNDLE", help="directory to write")
+    common.add_argument(
+        "-o", "--output", type=Path, required=True, metavar="BUNDLE", help="folder to write the bundle to"
+    )
     common.add_argument(
         "--vision",
         default=DEFAULT_VISION,
         choices=("auto", "f32", "f16", "int8", "int8-block"),
-        help="of vision encoder and Q-Former; auto: int8, or int8-block where int8 is too coarse (%(default)s)",
+        help="precision of vision; auto: int8, or int8-block where int8 is too coarse (default: %(default)s)",
     )
     common.add_argument(
         "--llm-type",
         default=DEFAULT_LLM,
         metavar="TYPE",
-        help="llama.cpp's name for the language model's precision: f32, f16, q8_0, q4_k_m, q4_0, … (%(default)s)",
+        help="the language model's precision, by llama.cpp's name: f32, f16, q8_0, q4_k_m, … (default: %(default)s)",
     )
-    common.add_argument("--name", help="the model's name, shown with every report")
+    common.add_argument("--name", metavar="NAME", help="name of the model, shown with every report")
     common.add_argument("--force", action="store_true", help="replace an existing bundle")
     common.add_argument("--json", action="store_true", help="print the result as JSON on standard output")
 
-    bundle = commands.add_parser(
-        "bundle", parents=[common], help="from the original's checkpoints, with proof of parity"
+    bundle = _add(
+        commands,
+        "bundle",
+        parents=[common],
+        help="make a bundle from the original's checkpoints, and compare it with them",
     )
-    bundle.add_argument("--vit", type=Path, required=True, metavar="FILE", help="eva_vit_g.pth")
-    bundle.add_argument("--qformer", type=Path, required=True, metavar="FILE", help="blip2_pretrained_flant5xxl.pth")
-    bundle.add_argument("--adapter", type=Path, required=True, metavar="FILE", help="the SkinGPT-4 .pth; it wins")
-    bundle.add_argument("--llm", type=Path, required=True, metavar="DIR", help="the Llama's Hugging Face folder")
+    bundle.add_argument(
+        "--vit", type=Path, required=True, metavar="FILE", help="the vision encoder's checkpoint, eva_vit_g.pth"
+    )
+    bundle.add_argument(
+        "--qformer",
+        type=Path,
+        required=True,
+        metavar="FILE",
+        help="the Q-Former's checkpoint, blip2_pretrained_flant5xxl.pth",
+    )
+    bundle.add_argument(
+        "--adapter",
+        type=Path,
+        required=True,
+        metavar="FILE",
+        help="SkinGPT-4's own checkpoint; what is in it takes the place of what is in the others",
+    )
+    bundle.add_argument(
+        "--llm", type=Path, required=True, metavar="DIR", help="folder of the Llama model, as from Hugging Face"
+    )
     bundle.add_argument(
         "--template",
         default="skingpt4",
         metavar="NAME|FILE",
-        help="prompt template (%(default)s, or a JSON file)",
+        help="how the prompt is written: a name, or a JSON file (default: %(default)s)",
     )
-    bundle.add_argument("--pictures", type=Path, metavar="DIR", help="pictures to measure parity on (drawn samples)")
+    bundle.add_argument(
+        "--pictures", type=Path, metavar="DIR", help="folder of pictures to compare on (default: drawn samples)"
+    )
     bundle.add_argument(
         "--calibrate",
         type=Path,
@@ -234,73 +262,119 @@ def _parser() -> argparse.ArgumentParser:
     bundle.add_argument(
         "--accept-parity",
         action="store_true",
-        help="keep the bundle even if it misses a limit; it is recorded",
+        help="keep the bundle even if it differs by more than a limit, and record that in it",
     )
-    bundle.add_argument("--notice", metavar="TEXT", help="shown with every report (not a diagnosis, see a doctor)")
+    bundle.add_argument(
+        "--notice",
+        metavar="TEXT",
+        help="sentence shown with every report (default: that it is no diagnosis, and to see a doctor)",
+    )
     bundle.set_defaults(run=_bundle)
 
-    synth = commands.add_parser("synth", parents=[common], help="a full shape with random weights, for measuring")
-    synth.add_argument("--shape", required=True, choices=("tiny", "7b", "13b"))
+    synth = _add(
+        commands, "synth", parents=[common], help="make a bundle of full size with random weights, for measuring"
+    )
+    synth.add_argument("--shape", required=True, choices=("tiny", "7b", "13b"), help="size of the model")
     synth.set_defaults(run=_synth)
 
-    upgrade = commands.add_parser("upgrade", help="rewrite bundle.json in the newest format, with a self-test")
-    upgrade.add_argument("output", type=Path, metavar="BUNDLE")
+    upgrade = _add(commands, "upgrade", help="rewrite bundle.json in the newest format, with a self-test")
+    upgrade.add_argument("output", type=Path, metavar="BUNDLE", help="folder of the bundle; bundle.json is replaced")
     upgrade.add_argument("--json", action="store_true", help="print the result as JSON on standard output")
     upgrade.set_defaults(run=_upgrade, kept="bundle.json is as it was")
 
-    engine = commands.add_parser("engine", help="build TensorRT-RTX's plans of a bundle ahead of time, without a GPU")
-    engine.add_argument("bundle", type=Path, metavar="BUNDLE")
-    engine.add_argument("--target", required=True, choices=TARGETS, help="compute capability of the GPU")
+    engine = _add(commands, "engine", help="build TensorRT-RTX's plans of a bundle ahead of time, without a GPU")
+    engine.add_argument("bundle", type=Path, metavar="BUNDLE", help="folder of the bundle")
+    engine.add_argument(
+        "--target", required=True, choices=TARGETS, help="compute capability of the GPU that they are for"
+    )
     engine.set_defaults(run=_engine, kept="plans that were finished are kept")
     _add_package_commands(commands)
     _add_demo_commands(commands)
     return parser
 
 
-def _add_package_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    keygen = commands.add_parser("keygen", help="make a pair of keys to sign packages with, in minisign's format")
+def _add(commands: "Commands", name: str, *, help: str, **options: Any) -> argparse.ArgumentParser:
+    return commands.add_parser(name, help=help, description=sentence(help), **options)
+
+
+def _add_package_commands(commands: "Commands") -> None:
+    keygen = _add(commands, "keygen", help="make a pair of keys to sign packages with, in minisign's format")
     keygen.add_argument("-o", "--output", type=Path, required=True, metavar="NAME", help="writes NAME.key and NAME.pub")
-    keygen.add_argument("--no-password", action="store_true", help="whoever has NAME.key can then sign")
+    keygen.add_argument(
+        "--no-password", action="store_true", help="make a key without a password: whoever has NAME.key can then sign"
+    )
     keygen.set_defaults(run=_keygen)
 
-    pack = commands.add_parser("pack", help="put a bundle into one signed file for `skingpt install`")
-    pack.add_argument("bundle", type=Path, metavar="BUNDLE")
-    pack.add_argument("--key", type=Path, metavar="FILE", help="secret key of `keygen` or minisign (not signed)")
-    pack.add_argument("-o", "--output", type=Path, metavar="FILE", help="(NAME.skingpt in this folder)")
-    pack.add_argument("--name", help="under which it is installed: a-z, 0-9, dot, hyphen, underscore (the folder's)")
+    pack = _add(commands, "pack", help="put a bundle into one signed file for `skingpt install`")
+    pack.add_argument("bundle", type=Path, metavar="BUNDLE", help="folder of the bundle")
     pack.add_argument(
-        "--version", type=int, metavar="N", help="must grow with each package of this name (when the bundle was made)"
+        "--key", type=Path, metavar="FILE", help="secret key of `keygen` or minisign (default: not signed)"
+    )
+    pack.add_argument(
+        "-o", "--output", type=Path, metavar="FILE", help="file to write (default: NAME.skingpt in this folder)"
+    )
+    pack.add_argument(
+        "--name", metavar="NAME",
+        help="name to install it under: a-z, 0-9, dot, hyphen, underscore (default: the folder's)",
+    )  # fmt: skip
+    pack.add_argument(
+        "--version",
+        type=int,
+        metavar="N",
+        help="must grow with each package of this name (default: the time at which the bundle was made)",
     )
     pack.add_argument("--force", action="store_true", help="replace an existing file")
     pack.add_argument("--json", action="store_true", help="print the result as JSON on standard output")
     pack.set_defaults(run=_pack)
 
 
-def _add_demo_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+def _add_demo_commands(commands: "Commands") -> None:
     asked = argparse.ArgumentParser(add_help=False)
-    asked.add_argument("bundle", nargs="?", type=Path, metavar="BUNDLE", help="(the demonstration bundle)")
-    asked.add_argument("--seed", type=int, default=0, metavar="N", help="which held-out drawings (%(default)s)")
     asked.add_argument(
-        "--torch", type=Path, metavar="DIR", help="ask these checkpoints in torch float32, prompted as BUNDLE is"
+        "bundle",
+        nargs="?",
+        type=Path,
+        metavar="BUNDLE",
+        help="folder of the bundle (default: the demonstration bundle)",
+    )
+    asked.add_argument(
+        "--seed", type=int, default=0, metavar="N", help="which held-out drawings (default: %(default)s)"
+    )
+    asked.add_argument(
+        "--torch", type=Path, metavar="DIR", help="ask these checkpoints in torch float32, with the prompts of BUNDLE"
     )
 
-    evaluate = commands.add_parser(
-        "evaluate", parents=[asked], help="count what a demonstration bundle says right about held-out drawings"
+    evaluate = _add(
+        commands,
+        "evaluate",
+        parents=[asked],
+        help="count what a demonstration bundle says right about held-out drawings",
     )
-    evaluate.add_argument("--pictures", type=int, default=500, metavar="N", help="how many (%(default)s)")
+    evaluate.add_argument(
+        "--pictures", type=int, default=500, metavar="N", help="how many drawings (default: %(default)s)"
+    )
     evaluate.add_argument("--json", action="store_true", help="print the counts as JSON on standard output")
-    evaluate.add_argument("--mistakes", type=Path, metavar="DIR", help="write the pictures it was wrong about")
+    evaluate.add_argument(
+        "--mistakes", type=Path, metavar="DIR", help="folder to write the pictures to that it was wrong about"
+    )
     evaluate.set_defaults(run=_evaluate)
 
-    robustness = commands.add_parser(
-        "robustness", parents=[asked], help="the same about drawings that are turned, dark, blurred or small: a plot"
+    robustness = _add(
+        commands,
+        "robustness",
+        parents=[asked],
+        help="count the same on drawings that are turned, dark, blurred or small, and plot it",
     )
-    robustness.add_argument("--pictures", type=int, default=100, metavar="N", help="at each level (%(default)s)")
-    robustness.add_argument("-o", "--output", type=Path, required=True, metavar="DIR")
+    robustness.add_argument(
+        "--pictures", type=int, default=100, metavar="N", help="how many drawings at each level (default: %(default)s)"
+    )
+    robustness.add_argument("-o", "--output", type=Path, required=True, metavar="DIR", help="folder to write to")
     robustness.set_defaults(run=_robustness)
 
-    demo = commands.add_parser(
-        "demo-model", help="train the demonstration model from nothing, export and evaluate it (35 minutes on 2 cores)"
+    demo = _add(
+        commands,
+        "demo-model",
+        help="train the demonstration model from nothing, export and evaluate it (35 minutes on 2 cores)",
     )
     demo.add_argument("-o", "--output", type=Path, required=True, metavar="DIR", help="folder for all that comes of it")
     demo.add_argument("--resume", action="store_true", help="go on after an interruption")

@@ -14,9 +14,17 @@ from typing import Any, Protocol
 from ...engines.errors import EngineError, InputError, SkinGPTError
 from ..printable import one_line
 from . import bundles, chat, diagnose, info, install, kiosk, remove, rollback, serve, trace, tune, verify
-from .arguments import UsageError, name_flag
+from .arguments import UsageError, name_flag, sentence
 
 INTERRUPTED, PIPE_CLOSED = 130, 141
+EXIT_CODES = {
+    0: "done",
+    2: "wrong usage",
+    3: "the picture or question cannot be used",
+    4: "the bundle is damaged or unknown",
+    6: "a library or the service failed",
+    INTERRUPTED: "stopped by the user",
+}
 
 
 class Command(Protocol):
@@ -103,11 +111,13 @@ def _parse(parser: argparse.ArgumentParser, command: Command, given: argparse.Na
 
 def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="skingpt", description="Ask about pictures of skin, on this machine and nowhere else."
+        prog="skingpt",
+        description="Ask about pictures of skin, on this machine and nowhere else. Not for diagnosis.",
+        epilog="Exit codes: " + ", ".join(f"{code} {meaning}" for code, meaning in EXIT_CODES.items()) + ".",
     )
-    sub = parser.add_subparsers(required=True, metavar="COMMAND")
+    sub = parser.add_subparsers(required=True, metavar="COMMAND", title="commands")
     for name, command in COMMANDS.items():
-        added = sub.add_parser(name, help=command.HELP)
+        added = sub.add_parser(name, help=command.HELP, description=sentence(command.HELP))
         command.configure(added)
         added.set_defaults(command=command)
     return parser

@@ -14,12 +14,18 @@ from ..sampling import GenerationConfig
 from ..skingpt import SkinGPT
 from .terminal import show_hashing
 
-BUNDLE_HELP = "folder, or name of an installed bundle (the demonstration bundle)"
+BUNDLE_HELP = "folder of a bundle, or the name of an installed one (default: the demonstration bundle)"
+JSON_HELP = "print one JSON document"
 Number = TypeVar("Number", int, float)
 
 
 class UsageError(Exception):
     """An option has a value that it cannot have."""
+
+
+def sentence(words: str) -> str:
+    """A command's line in the list of commands, as the sentence above its own help."""
+    return f"{words[0].upper()}{words[1:]}."
 
 
 def name_flag(message: str) -> str:
@@ -63,8 +69,10 @@ class Model:
 
 def add_model(parser: ArgumentParser) -> None:
     parser.add_argument("--bundle", type=bundle_folder, metavar="BUNDLE", help=BUNDLE_HELP)
-    parser.add_argument("--verify", action="store_true", help="hash all files of the bundle first")
-    parser.add_argument("--no-image-cache", action="store_true", help="encode every picture, also one seen before")
+    parser.add_argument(
+        "--verify", action="store_true", help="check all files of the bundle first, also if that was done before"
+    )
+    parser.add_argument("--no-image-cache", action="store_true", help="encode a picture again if it comes twice")
     add_setup(parser)
     parser.add_argument("--no-tuning", action="store_true", help="ignore what `skingpt tune` has measured")
 
@@ -72,15 +80,32 @@ def add_model(parser: ArgumentParser) -> None:
 def add_setup(parser: ArgumentParser) -> None:
     """Engines, devices, threads, and how the language model lies in memory."""
     devices = registry.devices()
-    parser.add_argument("--device", choices=devices, default="cpu", help="of the whole model (%(default)s)")
-    parser.add_argument("--vision-device", choices=devices, help="of vision alone, if another")
-    for half, engines in (("vision", registry.GRAPH_ENGINES), ("language", registry.LANGUAGE_MODELS)):
-        parser.add_argument(f"--{half}-engine", choices=engines, help="(the first that has the device)")
-    parser.add_argument("--threads", type=int, metavar="N", help="(what `skingpt tune` found, or the physical cores)")
-    parser.add_argument("--gpu-layers", type=int, metavar="N", help="layers of the language model on the GPU (all)")
-    parser.add_argument("--context", type=int, metavar="N", help="tokens of context (the bundle's)")
-    parser.add_argument("--kv-type", choices=KV_TYPES, help="type of the KV cache (the bundle's)")
-    parser.add_argument("--layout", choices=LAYOUTS, help="of the language model's weights in memory (repacked)")
+    parser.add_argument(
+        "--device", choices=devices, default="cpu", help="what the whole model runs on (default: %(default)s)"
+    )
+    parser.add_argument("--vision-device", choices=devices, help="what vision runs on (default: as --device)")
+    halves = (
+        ("vision", registry.GRAPH_ENGINES, "vision"),
+        ("language", registry.LANGUAGE_MODELS, "the language model"),
+    )
+    for half, engines, name in halves:
+        said = f"library that runs {name} (default: the first one for the device)"
+        parser.add_argument(f"--{half}-engine", choices=engines, help=said)
+    parser.add_argument(
+        "--threads", type=int, metavar="N", help="threads (default: what `skingpt tune` found, or one for each core)"
+    )
+    parser.add_argument(
+        "--gpu-layers", type=int, metavar="N", help="layers of the language model on the GPU (default: all)"
+    )
+    parser.add_argument(
+        "--context", type=int, metavar="N", help="longest conversation, in tokens (default: the bundle's)"
+    )
+    parser.add_argument(
+        "--kv-type", choices=KV_TYPES, help="number format of the KV cache, keys/values (default: the bundle's)"
+    )
+    parser.add_argument(
+        "--layout", choices=LAYOUTS, help="how the language model's weights lie in memory (default: repacked)"
+    )
 
 
 def parse_setup(given: Namespace, **more: Any) -> Options:
@@ -128,11 +153,24 @@ def _chosen(value: Number | None, default: Number) -> Number:
 
 
 def add_generation(parser: ArgumentParser) -> None:
-    parser.add_argument("--max-new-tokens", type=int, metavar="N", help="longest answer (the bundle's)")
-    parser.add_argument("--temperature", type=float, metavar="T", help="0 is greedy (the bundle's)")
-    parser.add_argument("--top-p", type=float, metavar="P", help="with a temperature: nucleus sampling")
-    parser.add_argument("--seed", type=int, default=0, metavar="N", help="of sampling (%(default)s)")
-    parser.add_argument("--ignore-stop", action="store_true", help="generate past stop strings; for comparing")
+    parser.add_argument(
+        "--max-new-tokens", type=int, metavar="N", help="longest answer, in tokens (default: the bundle's)"
+    )
+    parser.add_argument(
+        "--temperature", type=float, metavar="T",
+        help="how much chance there is in an answer; 0: always the likeliest token (default: the bundle's)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--top-p", type=float, metavar="P",
+        help="with a temperature: sample from the likeliest tokens that together have this probability",
+    )  # fmt: skip
+    parser.add_argument(
+        "--seed", type=int, default=0, metavar="N",
+        help="the same seed gives the same sampled answers (default: %(default)s)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--ignore-stop", action="store_true", help="go on where an answer would end; for comparing engines"
+    )
 
 
 def parse_generation(given: Namespace, *, sampled: bool = False) -> Generation:
@@ -166,4 +204,4 @@ def parse_bundle(given: Namespace) -> BundleOnly:
 def add_bundle(parser: ArgumentParser) -> None:
     """The bundle alone, and JSON output, for commands that ask nothing."""
     parser.add_argument("bundle", nargs="?", type=bundle_folder, metavar="BUNDLE", help=BUNDLE_HELP)
-    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--json", action="store_true", help=JSON_HELP)

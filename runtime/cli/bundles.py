@@ -8,6 +8,7 @@ from pathlib import Path
 from ...engines.errors import BundleError
 from ..install.store import State, stores
 from ..printable import one_line
+from .arguments import JSON_HELP
 
 HELP = "list the installed bundles, their versions, and who signed them"
 
@@ -18,7 +19,7 @@ class Arguments:
 
 
 def configure(parser: ArgumentParser) -> None:
-    parser.add_argument("--json", action="store_true", help="one JSON document")
+    parser.add_argument("--json", action="store_true", help=JSON_HELP)
 
 
 def parse(given: Namespace) -> Arguments:

@@ -24,7 +24,7 @@ from .arguments import (
 )
 from .terminal import note_lines, timings
 
-HELP = "questions and follow-ups about one picture"
+HELP = "ask questions of your own about one picture, with follow-ups"
 
 
 @dataclass(frozen=True)
@@ -38,9 +38,15 @@ class Arguments:
 
 
 def configure(parser: ArgumentParser) -> None:
-    parser.add_argument("image", type=Path, metavar="IMAGE")
-    parser.add_argument("-q", dest="asked", action="append", metavar="QUESTION", help="ask this; may be repeated")
-    parser.add_argument("--json", action="store_true", help="one JSON document at the end; needs -q")
+    parser.add_argument("image", type=Path, metavar="IMAGE", help="photo: JPEG, PNG or WebP")
+    parser.add_argument(
+        "-q",
+        dest="asked",
+        action="append",
+        metavar="QUESTION",
+        help="ask this, and do not wait for typed questions; may be repeated",
+    )
+    parser.add_argument("--json", action="store_true", help="print one JSON document at the end; needs -q")
     add_model(parser)
     add_generation(parser)
 

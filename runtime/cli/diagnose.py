@@ -33,7 +33,7 @@ from .output_paths import check_output
 from .served import add_server, parse_client, served_report
 from .terminal import note_lines, print_heading, print_report_end, show_progress
 
-HELP = "the clinical protocol's questions about each picture"
+HELP = "write a report about each picture: the bundle's questions and their answers"
 SAMPLING_TEMPERATURE = 1.0  # the original's
 
 
@@ -55,17 +55,24 @@ class Arguments:
 
 
 def configure(parser: ArgumentParser) -> None:
-    parser.add_argument("images", nargs="+", type=Path, metavar="IMAGE", help="JPEG, PNG or WebP")
-    parser.add_argument("--questions", type=Path, metavar="FILE", help="other questions, one a line")
-    parser.add_argument("--json", action="store_true", help="one JSON document a picture, a line each")
-    parser.add_argument("--html", type=Path, metavar="FILE", help="also write a page with pictures and reports")
+    parser.add_argument("images", nargs="+", type=Path, metavar="IMAGE", help="photos: JPEG, PNG or WebP")
     parser.add_argument(
-        "--samples", type=int, metavar="N", help="N sampled answers to the first question: do they agree?"
+        "--questions",
+        type=Path,
+        metavar="FILE",
+        help="ask the questions in this file, one a line, in place of the bundle's",
+    )
+    parser.add_argument("--json", action="store_true", help="print a line of JSON for each picture")
+    parser.add_argument("--html", type=Path, metavar="FILE", help="also write a web page with pictures and reports")
+    parser.add_argument(
+        "--samples", type=int, metavar="N", help="sample N answers to the first question, and show how far they agree"
     )
     parser.add_argument(
-        "--conditions", type=Path, metavar="FILE", help="with --samples: names of conditions, one a line"
+        "--conditions", type=Path, metavar="FILE", help="with --samples: file with the conditions' names, one a line"
     )
-    parser.add_argument("--reproducible", action="store_true", help="with --samples: one after the other, not together")
+    parser.add_argument(
+        "--reproducible", action="store_true", help="with --samples: generate one after the other, not together"
+    )
     add_server(parser)
     add_model(parser)
     add_generation(parser)

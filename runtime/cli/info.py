@@ -17,7 +17,7 @@ from ..resolving import resolve
 from ..tuning import measured_speed
 from .arguments import BundleAndOptions, add_bundle, add_setup, parse_setup
 
-HELP = "what a bundle is and what would run it"
+HELP = "say what a bundle is, whether this machine can run it, and how long answers take"
 ONLY_IN_JSON = (  # the sentences have them
     "memory_needed_bytes", "memory_available_bytes", "fits", "answer_seconds",
     "gpu_memory_needed_bytes", "gpu_memory_free_bytes",

@@ -6,6 +6,7 @@ from argparse import ArgumentParser, Namespace
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from .arguments import JSON_HELP
 from .terminal import show_progress
 
 HELP = "install a bundle that came as one signed file"
@@ -20,15 +21,15 @@ class Arguments:
 
 
 def configure(parser: ArgumentParser) -> None:
-    parser.add_argument("package", type=Path, metavar="NAME.skingpt", help="made by `skingpt-export pack`")
+    parser.add_argument("package", type=Path, metavar="NAME.skingpt", help="file that `skingpt-export pack` made")
     parser.add_argument(
         "--unsigned", action="store_true",
-        help="take a package without a signature, or by a key that is not trusted here; every report will say so",
+        help="also install a package that no trusted key has signed; every report will say so",
     )  # fmt: skip
     parser.add_argument(
-        "--older", action="store_true", help="take a version that is not higher than all that were installed before"
+        "--older", action="store_true", help="also install a version that is not newer than all before it"
     )
-    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--json", action="store_true", help=JSON_HELP)
 
 
 def parse(given: Namespace) -> Arguments:

@@ -38,10 +38,19 @@ class Arguments:
 
 
 def configure(parser: ArgumentParser) -> None:
-    parser.add_argument("file", type=Path, metavar="FILE", help="for this user alone, because the token is in it")
-    parser.add_argument("--port", type=int, default=PORT, metavar="N", help="of the service (%(default)s)")
-    parser.add_argument("--token-file", type=Path, metavar="FILE", help="(in the user's state folder)")
-    parser.add_argument("--wait", action="store_true", help="until the service is ready")
+    parser.add_argument(
+        "file", type=Path, metavar="FILE", help="file to write; you alone can read it, because the token is in it"
+    )
+    parser.add_argument(
+        "--port", type=int, default=PORT, metavar="N", help="port of the service (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--token-file",
+        type=Path,
+        metavar="FILE",
+        help="the service's token file (default: ~/.local/state/skingpt-edge/token)",
+    )
+    parser.add_argument("--wait", action="store_true", help="wait until the service is ready")
 
 
 def parse(given: Namespace) -> Arguments:

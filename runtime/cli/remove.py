@@ -4,6 +4,8 @@ import json
 from argparse import ArgumentParser, Namespace
 from dataclasses import asdict, dataclass
 
+from .arguments import JSON_HELP
+
 HELP = "remove an installed bundle, or the version of it that is kept to go back to"
 
 
@@ -15,9 +17,9 @@ class Arguments:
 
 
 def configure(parser: ArgumentParser) -> None:
-    parser.add_argument("name", metavar="NAME", help="as `skingpt bundles` lists it")
-    parser.add_argument("--previous", action="store_true", help="only the version before the current one")
-    parser.add_argument("--json", action="store_true")
+    parser.add_argument("name", metavar="NAME", help="name of the bundle, as `skingpt bundles` lists it")
+    parser.add_argument("--previous", action="store_true", help="remove only the version before the current one")
+    parser.add_argument("--json", action="store_true", help=JSON_HELP)
 
 
 def parse(given: Namespace) -> Arguments:

@@ -4,6 +4,8 @@ import json
 from argparse import ArgumentParser, Namespace
 from dataclasses import asdict, dataclass
 
+from .arguments import JSON_HELP
+
 HELP = "go back to the version of an installed bundle before the current one"
 
 
@@ -14,8 +16,8 @@ class Arguments:
 
 
 def configure(parser: ArgumentParser) -> None:
-    parser.add_argument("name", metavar="NAME", help="as `skingpt bundles` lists it")
-    parser.add_argument("--json", action="store_true")
+    parser.add_argument("name", metavar="NAME", help="name of the bundle, as `skingpt bundles` lists it")
+    parser.add_argument("--json", action="store_true", help=JSON_HELP)
 
 
 def parse(given: Namespace) -> Arguments:

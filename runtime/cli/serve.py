@@ -34,40 +34,59 @@ class Arguments:
 def configure(parser: ArgumentParser) -> None:
     parser.add_argument("bundle", nargs="?", type=bundle_folder, metavar="BUNDLE", help=BUNDLE_HELP)
     where = parser.add_mutually_exclusive_group()
-    where.add_argument("--port", type=int, default=PORT, metavar="N", help="of 127.0.0.1 (%(default)s)")
-    where.add_argument("--socket", type=file_path, metavar="PATH", help="a Unix socket instead, for this user alone")
-    parser.add_argument("--token-file", type=file_path, metavar="FILE", help="(in the user's state folder)")
-    parser.add_argument("--check", action="store_true", help="say what is wrong, and do not start")
-    parser.add_argument("--verify", action="store_true", help="hash all files of the bundle first")
-    parser.add_argument(
-        "--conversations", type=int, default=CONVERSATIONS, metavar="N", help="answered at once (%(default)s)"
+    where.add_argument(
+        "--port", type=int, default=PORT, metavar="N", help="listen at this port of 127.0.0.1 (default: %(default)s)"
     )
-    parser.add_argument("--queue", type=int, default=Settings.queue, metavar="N", help="that wait beside (%(default)s)")
+    where.add_argument(
+        "--socket", type=file_path, metavar="PATH", help="listen at a Unix socket instead, which you alone can use"
+    )
+    parser.add_argument(
+        "--token-file",
+        type=file_path,
+        metavar="FILE",
+        help="where the token is, or will be made (default: ~/.local/state/skingpt-edge/token)",
+    )
+    parser.add_argument(
+        "--check", action="store_true", help="say all that would keep it from starting, and do not start"
+    )
+    parser.add_argument(
+        "--verify", action="store_true", help="check all files of the bundle first, also if that was done before"
+    )
+    parser.add_argument(
+        "--conversations", type=int, default=CONVERSATIONS, metavar="N",
+        help="questions that are answered at the same time (default: %(default)s)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--queue", type=int, default=Settings.queue, metavar="N",
+        help="requests that may wait beside these (default: %(default)s)",
+    )  # fmt: skip
     parser.add_argument(
         "--idle-minutes", type=float, default=Settings.idle_seconds / 60, metavar="M",
-        help="after which a conversation is wiped (%(default)g)",
+        help="wipe a conversation that was not used for this long, in minutes (default: %(default)g)",
     )  # fmt: skip
     parser.add_argument(
         "--answer-seconds", type=float, default=Settings.answer_seconds, metavar="S",
-        help="the longest time of one answer (%(default)g)",
+        help="longest time of one answer, in seconds (default: %(default)g)",
     )  # fmt: skip
     parser.add_argument(
         "--hang-seconds", type=float, default=Settings.hang_seconds, metavar="S",
-        help="without a sign of life, after which the model's process is started again (%(default)g)",
+        help="start the model's process again after this many seconds without a sign of life (default: %(default)g)",
     )  # fmt: skip
     parser.add_argument(
         "--growth-mb", type=float, default=Settings.growth_bytes / 1e6, metavar="MB",
-        help="by which the model's process may grow before it is started again (%(default)g)",
+        help="start the model's process again when it has grown by this much, in MB (default: %(default)g)",
     )  # fmt: skip
     parser.add_argument(
         "--kiosk-idle", type=float, default=Settings.kiosk_idle_seconds, metavar="S",
-        help="without a touch, after which the kiosk page asks whether anybody is there (%(default)g)",
+        help="seconds without a touch after which the kiosk page asks whether anybody is there (default: %(default)g)",
     )  # fmt: skip
     parser.add_argument(
-        "--kiosk-without", nargs="+", choices=KIOSK_OFFERS, default=[], help="what the kiosk page does not offer"
+        "--kiosk-without", nargs="+", choices=KIOSK_OFFERS, default=[], help="leave these out of the kiosk page"
     )
     parser.add_argument(
-        "--reproducible", action="store_true", help="answers one after the other: exactly those of a single run"
+        "--reproducible",
+        action="store_true",
+        help="answer one question after the other, each exactly as if it were alone",
     )
     add_setup(parser)
 

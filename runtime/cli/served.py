@@ -19,10 +19,14 @@ OF_THE_PICTURE = {"image_unusable", "image_decoder_died", "body_too_large"}
 def add_server(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--server", nargs="?", const=ADDRESS, metavar="ADDRESS",
-        help="let a running `skingpt serve` answer: http://127.0.0.1:PORT or unix:/path/to/socket (%(const)s)",
+        help="let a running `skingpt serve` answer: http://127.0.0.1:PORT or unix:/path/to/socket "
+        "(without ADDRESS: %(const)s)",
     )  # fmt: skip
     parser.add_argument(
-        "--token-file", type=file_path, metavar="FILE", help="with --server: if it is not the usual one"
+        "--token-file",
+        type=file_path,
+        metavar="FILE",
+        help="with --server: the service's token file (default: ~/.local/state/skingpt-edge/token)",
     )
 
 

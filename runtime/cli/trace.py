@@ -10,7 +10,7 @@ from .arguments import Generation, Model, UsageError, add_generation, add_model,
 from .output_paths import check_output
 from .terminal import show_progress
 
-HELP = "every stage as arrays, for comparing engines"
+HELP = "save the arrays and tokens of every stage, for comparing engines"
 
 
 @dataclass(frozen=True)
@@ -23,9 +23,11 @@ class Arguments:
 
 
 def configure(parser: ArgumentParser) -> None:
-    parser.add_argument("image", type=Path, metavar="IMAGE")
-    parser.add_argument("-q", dest="asked", action="append", required=True, metavar="QUESTION")
-    parser.add_argument("-o", dest="output", type=Path, required=True, metavar="DIR")
+    parser.add_argument("image", type=Path, metavar="IMAGE", help="photo: JPEG, PNG or WebP")
+    parser.add_argument(
+        "-q", dest="asked", action="append", required=True, metavar="QUESTION", help="ask this; may be repeated"
+    )
+    parser.add_argument("-o", dest="output", type=Path, required=True, metavar="DIR", help="folder to write to")
     add_model(parser)
     add_generation(parser)
 
