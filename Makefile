@@ -29,6 +29,7 @@ check: .venv-test/.installed
 	.venv-test/bin/ruff check .
 	.venv-test/bin/ruff format --check .
 	.venv-test/bin/mypy
+	MYPYPATH=packaging/papers .venv-test/bin/mypy packaging/papers
 
 .venv/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv

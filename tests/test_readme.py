@@ -85,7 +85,7 @@ def test_contributing_maps_every_file_of_the_code():
     mapped = set()
     for folder, body in re.findall(r"^### `(\S+)/`.*?\n(.*?)(?=^##|\Z)", text, re.M | re.S):
         mapped |= {f"{folder}/{name}" for name in re.findall(r"^- `(\S+\.py)`: \S", body, re.M)}
-    folders = ("command", "engines", "runtime", "export", "benchmarks")
+    folders = ("command", "engines", "runtime", "export", "benchmarks", "packaging")
     files = {str(path.relative_to(ROOT)) for folder in folders for path in (ROOT / folder).rglob("*.py")}
     with_code = ("command/__init__.py", "engines/__init__.py", "runtime/cli/__init__.py")
     files = {file for file in files if not file.endswith("/__init__.py") or file in with_code}
@@ -108,7 +108,7 @@ def test_on_xeons_with_amx_llama_cpp_is_built_without_it():
 
 
 def test_links_lead_to_files():
-    names = ("bundles", "demonstration-model", "embed", "install-bundles", "kiosk", "service")
+    names = ("bundles", "demonstration-model", "embed", "install-bundles", "kiosk", "service", "windows-and-macos")
     docs = [f"docs/{name}.md" for name in names]
     for name in ("README.md", "CONTRIBUTING.md", *docs):
         page = ROOT / name
