@@ -92,11 +92,11 @@ def test_fish_completes(share, place):
 def test_zsh_reads_its_file(share, place):
     if not shutil.which("zsh"):
         pytest.skip("needs zsh")
-    file = share / "zsh/site-functions/_skingpt"
+    file = share / "zsh/vendor-completions/_skingpt"
     assert file.read_text().startswith("#compdef skingpt\n")
     run(["zsh", "-f", "-n", file], place)
-    names = "autoload -U compinit; compinit -D; source $1; _skingpt_bundle_names"
-    assert run(["zsh", "-f", "-c", names, "zsh", file], place) == {"derma", "dots"}
+    names = 'autoload -U compinit; compinit -D; eval "$(<$1)"; echo $_comps[skingpt]; _skingpt_bundle_names'
+    assert run(["zsh", "-f", "-c", names, "zsh", file], place) == {"_shtab_skingpt", "derma", "dots"}
 
 
 def test_the_files_are_the_same_each_time(share, tmp_path):

@@ -86,7 +86,7 @@ def test_what_is_wrong_is_shown_in_the_browser(desktop):
 def test_without_a_browser_it_says_so(desktop):
     kept, run = desktop
     (kept / "bin/chromium").unlink()
-    for name in ("sh", "mktemp", "rm"):
+    for name in ("sh", "mktemp", "rm", "dirname", "readlink"):
         (kept / "bin" / name).symlink_to(shutil.which(name))
     done = run(PATH=str(kept / "bin"))
     assert done.returncode == 6

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Iterator
 from importlib.metadata import distribution
 from pathlib import Path
+from zipfile import ZipFile
 
 import pytest
 from packaging.requirements import Requirement
@@ -73,12 +74,15 @@ def complete(tmp_path_factory) -> tuple[Path, Path]:
     for part in ("command", "engines", "runtime"):
         shutil.copytree(ROOT / part, site / "skingpt_edge" / part, ignore=shutil.ignore_patterns("__pycache__"))
     put(PYTHON, folder / "python/bin" / PYTHON.name)
-    for name, text in {"Python-3.11.7": "LICENSE", "libffi-3.4.4": "LICENSE", "zlib-1.3": "LICENSE"}.items():
-        put(ROOT / "LICENSE", sources / name / text)
-    for name in ("Modules/expat/COPYING", "Doc/license.rst"):
-        put(ROOT / "LICENSE", sources / "Python-3.11.7" / name)
-    put(ROOT / "LICENSE", sources / "openssl-3.0.22/LICENSE.txt")
-    put(ROOT / "LICENSE", sources / "llama_cpp_python-0.3.36/vendor/llama.cpp/LICENSE")
+    texts = (
+        "cpython/LICENSE", "cpython/Doc/license.rst", "cpython/Modules/expat/COPYING", "libffi/LICENSE", "zlib/LICENSE",
+        "openssl/LICENSE.txt", "llama-cpp-python/vendor/llama.cpp/LICENSE",
+    )  # fmt: skip
+    for text in texts:
+        put(ROOT / "LICENSE", sources / text)
+    (sources / "cpython/Include").mkdir()
+    (sources / "cpython/Include/patchlevel.h").write_text('#define PY_VERSION      "3.11.7"\n')
+    (sources / "libffi/configure.ac").write_text("AC_INIT([libffi],[3.4.4],[issues])\n")
     return folder, sources
 
 
@@ -145,7 +149,7 @@ def test_the_sbom_has_native_code_inside_wheels_and_outside(document):
     assert any(name.lower() == "openssl" for name in inside)
     assert "asn1" in inside, "the wheel's own SBOM names the Rust code in it"
     assert "libjpeg-turbo" in {entry["name"] for entry in components["simplejpeg"]["components"]}
-    assert components["CPython"]["version"] == "3.11.7", "as the folder of its sources is named"
+    assert components["CPython"]["version"] == "3.11.7", "as its sources say"
     assert components["CPython"]["evidence"]["occurrences"][0]["location"] == f"python/bin/{PYTHON.name}"
 
 
@@ -216,8 +220,8 @@ def test_a_distribution_without_a_licence_is_refused(staged, tmp_path):
 
 
 def test_a_native_part_without_a_licence_is_refused(staged, tmp_path):
-    shutil.rmtree(staged[1] / "libffi-3.4.4")
-    assert "libffi is in" in (said := refused(staged, tmp_path)) and "libffi-*" in said
+    shutil.rmtree(staged[1] / "libffi")
+    assert "libffi is in" in (said := refused(staged, tmp_path)) and "libffi or libffi-*" in said
 
 
 def test_a_binary_of_unknown_origin_is_refused(staged, tmp_path):
@@ -228,6 +232,30 @@ def test_a_binary_of_unknown_origin_is_refused(staged, tmp_path):
 def test_two_folders_of_sources_are_refused(staged, tmp_path):
     put(ROOT / "LICENSE", staged[1] / "libffi-3.4.6/LICENSE")
     assert "several folders of sources" in refused(staged, tmp_path)
+
+
+def test_sources_that_do_not_tell_a_version_are_refused(staged, tmp_path):
+    file = staged[1] / "cpython/Include/patchlevel.h"
+    file.unlink()
+    file.write_text("#define PY_MAJOR_VERSION 3\n")
+    assert "CPython: " in (said := refused(staged, tmp_path)) and "does not tell its version" in said
+
+
+def test_wheels_tell_what_belongs_to_a_distribution_without_a_record(staged, tmp_path, document):
+    folder, sources = staged
+    wheels = tmp_path / "wheels"
+    wheels.mkdir()
+    for record in site_packages(folder).glob("*.dist-info/RECORD"):
+        names = [line.split(",")[0] for line in record.read_text().splitlines()]
+        with ZipFile(wheels / f"{record.parent.name.removesuffix('.dist-info')}-py3-none-any.whl", "w") as wheel:
+            for name in names:
+                wheel.writestr(name, b"")
+        record.unlink()
+    assert "has no RECORD: give --wheels" in refused(staged, tmp_path)
+    target = tmp_path / "sbom.json"
+    result = script("sbom.py", folder, "--sources", sources, "--wheels", wheels, "-o", target)
+    assert (result.returncode, result.stderr) == (0, "")
+    assert json.loads(target.read_text()) == document
 
 
 def test_a_folder_that_is_no_staged_one_is_refused(tmp_path):

@@ -1,6 +1,6 @@
 """Write completions of `skingpt` for bash, zsh and fish: `python completions.py FOLDER`.
 
-The files lie as below /usr/share, where each shell looks for them; none of them starts `skingpt`.
+The files lie as below /usr/share, where each shell of Debian looks for them; none of them starts `skingpt`.
 """
 
 import argparse
@@ -14,7 +14,7 @@ from skingpt_edge.runtime.install.store import STORE_VARIABLE, SYSTEM_STORE
 
 PLACES = {
     "bash": "bash-completion/completions/skingpt",
-    "zsh": "zsh/site-functions/_skingpt",
+    "zsh": "zsh/vendor-completions/_skingpt",
     "fish": "fish/vendor_completions.d/skingpt.fish",
 }
 # Names of installed bundles, a line each: the folders that hold a version. As runtime/install/store.py finds them.

@@ -3,7 +3,6 @@
 Writes a folder for each distribution and native part, and `index.txt`. Fails with a sentence for whatever has none.
 """
 
-import argparse
 import re
 import shutil
 import sys
@@ -11,7 +10,7 @@ from collections.abc import Iterable
 from importlib.metadata import Distribution
 from pathlib import Path
 
-from staged import FoundPart, PaperError, Staged, files_of, license_of, metadata_folder
+from staged import FoundPart, PaperError, Staged, license_of, make_parser, open_staged
 
 REPOSITORY = Path(__file__).parents[2]
 NAMES = re.compile(r"(licen[cs]e|copying|copyright|notice|third.?party|authors)", re.IGNORECASE)
@@ -26,16 +25,11 @@ that is compiled into another file stands below, with the files that hold it.
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Collect the licences of all that is in a staged folder.")
-    parser.add_argument("staged", type=Path, metavar="STAGED", help="the folder that becomes the package")
-    parser.add_argument(
-        "--sources", type=Path, action="append", default=[], metavar="FOLDER",
-        help="with the unpacked sources of native parts, a folder each; may be repeated",
-    )  # fmt: skip
+    parser = make_parser("Collect the licences of all that is in a staged folder.")
     parser.add_argument("-o", "--output", type=Path, required=True, metavar="FOLDER", help="a new folder")
     given = parser.parse_args()
     try:
-        collect(Staged(given.staged.absolute(), tuple(given.sources)), given.output)
+        collect(open_staged(given), given.output)
     except PaperError as error:
         sys.exit(f"error: {error}")
 
@@ -75,9 +69,9 @@ def _part_lines(staged: Staged, found: FoundPart, target: Path) -> list[str]:
 
 def distribution_texts(staged: Staged, name: str, one: Distribution) -> dict[str, Path]:
     """A distribution's licence files, by their path in its folder. Raises PaperError if it has none."""
-    metadata = metadata_folder(one)
+    metadata = staged.metadata_folder(name)
     found = {}
-    for path in sorted({*files_of(one), *(path.resolve() for path in metadata.rglob("*"))}):
+    for path in sorted({*staged.files_of(name), *(path.resolve() for path in metadata.rglob("*"))}):
         in_metadata = path.is_relative_to(metadata.resolve() / "licenses")
         if path.is_file() and (in_metadata or (NAMES.search(path.name) and path.suffix.lower() in TEXTS)):
             base = metadata if path.is_relative_to(metadata.resolve()) else staged.site_packages
@@ -99,7 +93,11 @@ def part_texts(staged: Staged, found: FoundPart) -> dict[str, Path]:
     where = f"{part.name} is in {found.places[0]}"
     source = staged.source(part)
     if not source:
-        wanted = f"give --sources a folder that has {part.source}" if part.source else "add its texts to parts.toml"
+        wanted = (
+            f"give --sources a folder that has {' or '.join(part.sources)}"
+            if part.sources
+            else "add its texts to parts.toml"
+        )
         raise PaperError(f"{where}, and its licence was not found: {wanted}")
     texts = {str(path.relative_to(source)): path for glob in part.texts for path in source.glob(glob) if path.is_file()}
     if not texts:

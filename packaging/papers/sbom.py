@@ -4,7 +4,6 @@ JSON of specification 1.6, compared with its schema before it is written. The sa
 no time in it unless SOURCE_DATE_EPOCH is set, and its serial number is made from its content.
 """
 
-import argparse
 import json
 import os
 import sys
@@ -27,7 +26,7 @@ from cyclonedx.validation.json import JsonStrictValidator
 from packageurl import PackageURL
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
-from staged import FoundPart, PaperError, Staged, files_of, license_of, metadata_folder
+from staged import FoundPart, PaperError, Staged, license_of, make_parser, open_staged
 
 OURS = "skingpt-edge"
 BUNDLE = "runtime/demo/bundle"
@@ -35,16 +34,11 @@ NAMESPACE = UUID("3b3f7e0c-6d3b-5a53-9d3c-5a9b0d0f6f61")  # any; serial numbers 
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="List all that is in a staged folder as a CycloneDX SBOM.")
-    parser.add_argument("staged", type=Path, metavar="STAGED", help="the folder that becomes the package")
-    parser.add_argument(
-        "--sources", type=Path, action="append", default=[], metavar="FOLDER",
-        help="with the unpacked sources of native parts, whose names have their versions; may be repeated",
-    )  # fmt: skip
-    parser.add_argument("-o", "--output", type=Path, required=True, metavar="FILE")
+    parser = make_parser("List all that is in a staged folder as a CycloneDX SBOM.")
+    parser.add_argument("-o", "--output", type=Path, required=True, metavar="FILE", help="file to write")
     given = parser.parse_args()
     try:
-        text = sbom(Staged(given.staged.absolute(), tuple(given.sources)), os.environ.get("SOURCE_DATE_EPOCH"))
+        text = sbom(open_staged(given), os.environ.get("SOURCE_DATE_EPOCH"))
     except PaperError as error:
         sys.exit(f"error: {error}")
     given.output.write_text(text)
@@ -81,11 +75,11 @@ def _text(bom: Bom, epoch: str | None) -> str:
 def _distribution(staged: Staged, name: str, one: Distribution, parts: list[FoundPart]) -> Component:
     """A Python distribution, with what is known of the libraries inside it."""
     purl = PackageURL("pypi", name=name, version=one.version)
-    inside = {(c.name.lower(), c.version): c for c in _declared(name, one)}
+    inside = {(c.name.lower(), c.version): c for c in _declared(staged, name)}
     for found in parts:
         if found.owner == name:
             inside.setdefault((found.part.name.lower(), found.version or None), _part(found))
-    files = _our_files(staged) if name == OURS else _bundled_libraries(staged, one)
+    files = _our_files(staged) if name == OURS else _bundled_libraries(staged, name)
     return Component(
         name=name,
         version=one.version,
@@ -98,9 +92,9 @@ def _distribution(staged: Staged, name: str, one: Distribution, parts: list[Foun
     )
 
 
-def _declared(name: str, one: Distribution) -> Iterator[Component]:
+def _declared(staged: Staged, name: str) -> Iterator[Component]:
     """What a wheel's own SBOMs say is inside it (PEP 770)."""
-    for path in sorted(metadata_folder(one).glob("sboms/*.json")):
+    for path in sorted(staged.metadata_folder(name).glob("sboms/*.json")):
         for row in json.loads(path.read_text())["components"]:
             if canonicalize_name(row["name"]) == name:
                 continue
@@ -108,6 +102,7 @@ def _declared(name: str, one: Distribution) -> Iterator[Component]:
             yield Component(
                 name=row["name"],
                 version=row.get("version"),
+                description=f"As {path.name} in the wheel of {name} says.",
                 licenses=[LicenseFactory().make_from_string(words) for words in _declared_licenses(row)][:1],
                 purl=purl,
                 bom_ref=f"{name}: {path.name}: {row['name']} {row.get('version')}",
@@ -121,9 +116,9 @@ def _declared_licenses(row: dict[str, Any]) -> Iterator[str]:
             yield words
 
 
-def _bundled_libraries(staged: Staged, one: Distribution) -> Iterator[Component]:
+def _bundled_libraries(staged: Staged, name: str) -> Iterator[Component]:
     """The libraries that auditwheel put beside the package."""
-    for path in sorted(set(files_of(one))):
+    for path in sorted(set(staged.files_of(name))):
         if path.parent.name.endswith(".libs"):
             yield _file(path, staged.folder)
 

@@ -1,5 +1,6 @@
 """What is in a staged folder: Python distributions, and native code that no metadata names."""
 
+import argparse
 import re
 import tomllib
 from collections.abc import Iterator, Sequence
@@ -8,8 +9,9 @@ from functools import cached_property
 from importlib.metadata import Distribution, distributions
 from pathlib import Path
 from typing import Any
+from zipfile import ZipFile
 
-from packaging.utils import canonicalize_name
+from packaging.utils import canonicalize_name, parse_wheel_filename
 
 TABLE = Path(__file__).with_name("parts.toml")
 ELF = b"\x7fELF"
@@ -28,7 +30,8 @@ class Part:
     purl: str
     mark: str = ""
     files: Sequence[str] = ()
-    source: str = ""
+    sources: Sequence[str] = ()
+    version: Sequence[str] = ()
     version_of: str = ""
     texts: Sequence[str] = ()
     covered_by: Sequence[str] = ()
@@ -64,10 +67,12 @@ def read_table() -> Table:
 
 @dataclass(frozen=True)
 class Staged:
-    """A staged folder, and the folders with the sources of what was compiled for it."""
+    """A staged folder, the folders with the sources of what was compiled for it, and one of wheels."""
 
     folder: Path
     sources: tuple[Path, ...] = ()
+    wheels: Path | None = None
+    """Tells the files of a distribution whose RECORD is not in the package."""
     table: Table = field(default_factory=read_table)
 
     @cached_property
@@ -94,7 +99,32 @@ class Staged:
     @cached_property
     def _owners(self) -> dict[Path, str]:
         """The distribution of each file."""
-        return {path: name for name, one in self.distributions.items() for path in files_of(one)}
+        return {path: name for name in self.distributions for path in self.files_of(name)}
+
+    def files_of(self, name: str) -> Iterator[Path]:
+        """The files of a distribution that are there; some may have been left out of the package.
+
+        Raises PaperError if there is neither a RECORD nor a wheel.
+        """
+        for place in self._listed(name):
+            path = self.site_packages / place
+            if path.is_file():
+                yield path.resolve()
+
+    def _listed(self, name: str) -> list[str]:
+        one = self.distributions[name]
+        if one.files is not None:
+            return [str(entry) for entry in one.files]
+        for wheel in sorted(self.wheels.glob("*.whl")) if self.wheels else ():
+            if parse_wheel_filename(wheel.name)[0] == name:
+                return ZipFile(wheel).namelist()
+        raise PaperError(f"{name} {one.version}: has no RECORD: give --wheels the folder with its wheel")
+
+    def metadata_folder(self, name: str) -> Path:
+        """The folder `NAME-VERSION.dist-info`."""
+        one = self.distributions[name]
+        names = (path for path in self.site_packages.glob("*.dist-info") if Distribution.at(path).name == one.name)
+        return next(names)
 
     def parts(self) -> list[FoundPart]:
         """All native parts, by name, owner and version.
@@ -132,13 +162,19 @@ class Staged:
             one = self.distributions.get(part.version_of)
             return one.version if one else ""
         source = self.source(part)
-        return re.split(r"-(?=\d)", source.name.removesuffix(".dist-info"))[-1] if source else ""
+        if not source or not part.version:
+            return ""
+        name, pattern = part.version
+        found = re.search(pattern, (source / name).read_text())
+        if not found:
+            raise PaperError(f"{part.name}: {source / name} does not tell its version: correct {TABLE.name}")
+        return found[1]
 
     def source(self, part: Part) -> Path | None:
         """The folder with a part's sources. Raises PaperError if several could be it."""
-        if not part.source:
-            return None
-        found = sorted(path for folder in self.sources for path in folder.glob(part.source) if path.is_dir())
+        found = sorted(
+            path for folder in self.sources for name in part.sources for path in folder.glob(name) if path.is_dir()
+        )
         if len(found) > 1:
             names = ", ".join(map(str, found))
             raise PaperError(f"{part.name}: several folders of sources, {names}: leave the one that was compiled")
@@ -149,18 +185,23 @@ def _is_one(place: str, patterns: Sequence[str]) -> bool:
     return any(Path("/", place).match(pattern.removeprefix("**/")) for pattern in patterns)
 
 
-def files_of(one: Distribution) -> Iterator[Path]:
-    """The files of a distribution that are there; some of its list may have been left out of the package."""
-    for entry in one.files or ():
-        path = Path(str(entry.locate()))
-        if path.is_file():
-            yield path.resolve()
+def make_parser(description: str) -> argparse.ArgumentParser:
+    """With the arguments of the scripts that look at a staged folder."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("staged", type=Path, metavar="STAGED", help="the folder that becomes the package")
+    parser.add_argument(
+        "--sources", type=Path, action="append", default=[], metavar="FOLDER",
+        help="with the unpacked sources of native parts, a folder each; may be repeated",
+    )  # fmt: skip
+    parser.add_argument(
+        "--wheels", type=Path, metavar="FOLDER", help="with the wheels that were installed, if their RECORDs are gone"
+    )
+    return parser
 
 
-def metadata_folder(one: Distribution) -> Path:
-    """The folder `NAME-VERSION.dist-info`."""
-    (found,) = (entry for entry in one.files or () if str(entry).endswith(".dist-info/METADATA"))
-    return Path(str(found.locate())).parent
+def open_staged(given: argparse.Namespace) -> Staged:
+    """What the arguments of `make_parser` name."""
+    return Staged(given.staged.absolute(), tuple(given.sources), given.wheels)
 
 
 def license_of(one: Distribution, table: Table) -> str:
