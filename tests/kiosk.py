@@ -95,7 +95,7 @@ class Kiosk:
         return self.page.get_by_role("button", name=self.text(key), exact=True).filter(visible=True)
 
     def accept(self) -> "Kiosk":
-        if self.language != "en":
+        if self.page.locator("html").get_attribute("lang") != self.language:
             self.choose_language()
         self.button("start.accept").click()
         self.shown("photo")
@@ -103,6 +103,13 @@ class Kiosk:
 
     def choose(self, *files: Path) -> "Kiosk":
         self.page.set_input_files("#file", [str(file) for file in files])
+        return self
+
+    def choose_another(self, file: Path) -> "Kiosk":
+        """The button opens the browser's choice of a file at once."""
+        with self.page.expect_file_chooser() as chosen:
+            self.button("check.another").click()
+        chosen.value.set_files(file)
         return self
 
     def photo(self, file: Path = PICTURES[0]) -> "Kiosk":

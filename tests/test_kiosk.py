@@ -53,6 +53,7 @@ def test_a_photo_a_report_a_question_paper_and_then_nothing_is_left(kiosk, servi
     page.clock.install()
     before = conversations(service)
     kiosk.start()
+    page.locator("#start-title").click()  # from the first touch on, the page stands twice in the history
     clean = left_in(page)
     kiosk.check()
     kiosk.photo()
@@ -168,6 +169,38 @@ def test_a_report_is_not_lost_by_one_wrong_touch(kiosk):
     kiosk.shown("start")
 
 
+def test_back_leads_to_the_screen_before_and_loses_nothing_unasked(kiosk):
+    page = kiosk.page
+    kiosk.start().report()
+    page.go_back()
+    kiosk.button("sure.keep").click()
+    expect(page.locator("#sections article")).to_have_count(4)
+    kiosk.button("report.other_photo").click()
+    kiosk.button("sure.delete").click()
+    kiosk.shown("photo")
+    kiosk.button("photo.use_camera").click()
+    expect(page.locator("#camera-status")).to_have_text(kiosk.text("photo.camera_live"))
+    page.go_back()
+    expect(kiosk.button("photo.choose_file")).to_be_visible()
+    kiosk.choose(PICTURES[1])
+    expect(kiosk.button("check.get_report")).to_be_visible()
+    page.go_back()
+    kiosk.shown("photo")
+    page.go_back()
+    kiosk.shown("start")
+    assert kiosk.errors == []
+
+
+@pytest.mark.parametrize("kiosk", [{"locale": "ja-JP"}], indirect=True)
+def test_the_page_begins_in_the_browsers_language_and_comes_back_to_it(kiosk):
+    title = kiosk.page.locator("#start-title")
+    kiosk.start()
+    expect(title).to_have_text(TEXTS["ja"]["start"]["title"])
+    kiosk.accept()  # which chooses English
+    kiosk.button("header.start_over").click()
+    expect(title).to_have_text(TEXTS["ja"]["start"]["title"])
+
+
 def test_a_photo_can_be_dropped_anywhere(kiosk):
     kiosk.start().accept()
     data = list(PICTURES[1].read_bytes())
@@ -202,8 +235,10 @@ def test_the_receipt_and_the_saved_file_say_what_ran(kiosk):
     kiosk.start().report()
     kiosk.page.locator(".suggestion").first.click()
     expect(kiosk.page.locator("#ask")).to_be_visible()
+    expect(kiosk.page.locator(".suggestion").first).to_be_focused()  # not the field, which brings up a keyboard
     with kiosk.page.expect_download() as saved:
         kiosk.button("report.save").click()
+    expect(kiosk.page.locator("#saved")).to_contain_text(saved.value.suggested_filename)
     report = json.loads(saved.value.path().read_text())
     assert re.fullmatch(r"skingpt-report-\d{8}-\d{4}\.json", saved.value.suggested_filename)
     assert [turn["question"] for turn in report["turns"]][-1] == "What does this show?"
@@ -243,6 +278,10 @@ def test_the_keyboard_alone_is_enough(kiosk):
     kiosk.start()
     press("accept")
     kiosk.shown("photo")
+    press("use-camera")
+    expect(page.locator("#take")).to_be_focused()
+    page.keyboard.press("Escape")
+    expect(page.locator("#use-camera")).to_be_focused()
     with page.expect_file_chooser() as chosen:
         press("choose-file", "Space")
     chosen.value.set_files(PICTURES[2])

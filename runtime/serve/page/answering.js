@@ -1,7 +1,7 @@
 // One answer of the model at a time: it can be stopped, and while it is made nobody counts as away.
 
 import { kindOf } from "./problems.js";
-import { converse, current, onWipe } from "./visit.js";
+import { converse, current, dropConversation, onWipe } from "./visit.js";
 
 let running = null;
 
@@ -15,7 +15,7 @@ export async function follow(ask, onEvent) {
   running = stopping;
   const signal = AbortSignal.any([visit.ended.signal, stopping.signal]);
   try {
-    for await (const event of ask((visit.conversation ?? (await converse())).id, signal)) {
+    for await (const event of asked(visit, ask, signal)) {
       if (signal.aborted) break;
       onEvent(event);
     }
@@ -24,10 +24,25 @@ export async function follow(ask, onEvent) {
   } catch (error) {
     if (visit !== current()) return null;
     if (stopping.signal.aborted) return "stopped";
-    if (kindOf(error.code) === "gone") visit.conversation = null; // the next try sends the photo again
     return error.code ?? "page_failed";
   } finally {
     if (running === stopping) running = null;
+  }
+}
+
+// Where the service knows the conversation no more, as after it was started again, the photo is sent once more.
+async function* asked(visit, ask, signal) {
+  let begun = false;
+  try {
+    for await (const event of ask((visit.conversation ?? (await converse())).id, signal)) {
+      begun = true;
+      yield event;
+    }
+  } catch (error) {
+    if (kindOf(error.code) !== "gone" || visit !== current()) throw error;
+    dropConversation();
+    if (begun) throw error;
+    yield* ask((await converse()).id, signal);
   }
 }
 

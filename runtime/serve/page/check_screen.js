@@ -14,6 +14,7 @@ export function startCheckScreen({ onReport, onAnother }) {
   byId("use-anyway").addEventListener("click", onReport);
   byId("retake").addEventListener("click", onAnother);
   byId("another").addEventListener("click", onAnother);
+  byId("check-photo").addEventListener("error", () => show(byId("check-photo"), false)); // what is said below is enough
   onLanguage(() => drawAdvice(byId("advice"), current().conversation?.image.notes ?? []));
   onWipe(clear);
 }
@@ -36,7 +37,7 @@ export async function checkPhoto() {
     offer(image.notes.length ? ["retake", "use-anyway"] : ["get-report", "another"]);
   } catch (error) {
     if (error.name === "AbortError") return;
-    byId("check-status").textContent = "";
+    byId("check-status").textContent = byId("expected").textContent = "";
     const again = ["image", "large"].includes(kindOf(error.code)) ? null : checkPhoto;
     showProblem(problem, error.code, again);
     offer(again ? ["another"] : ["retake"]);

@@ -5,19 +5,20 @@ import { checkPhoto, startCheckScreen } from "./check_screen.js";
 import { startComparison } from "./comparison.js";
 import { byId, show } from "./elements.js";
 import { restartIdle, watchIdle } from "./idle.js";
-import { leaveCamera, startPhotoScreen, useCamera } from "./photo_screen.js";
+import { cameraShown, chooseFile, leaveCamera, startPhotoScreen, useCamera } from "./photo_screen.js";
 import { kindOf } from "./problems.js";
 import { setUsual } from "./progress.js";
 import { startQuestions } from "./questions.js";
 import { startReceipt } from "./receipt.js";
 import { startReportScreen, writeReport } from "./report_screen.js";
-import { currentScreen, showScreen } from "./screens.js";
+import { currentScreen, showScreen, watchBack } from "./screens.js";
 import { about, forgetAll } from "./service.js";
-import { LANGUAGES, language, loadTexts, setLanguage, setText } from "./texts.js";
+import { HOME, language, loadTexts, setLanguage, setText } from "./texts.js";
 import { setTextSize, startTextSize } from "./text_size.js";
 import { current, dropPhoto, onWipe, setPhoto, wipe } from "./visit.js";
 
 const RETRY = 3000; // milliseconds
+let whenSure = startOver; // what is done when somebody is sure
 
 async function main() {
   await loadTexts();
@@ -26,14 +27,20 @@ async function main() {
   forgetAll();
   startPhotoScreen({ offers: kiosk, onPhoto });
   startCheckScreen({ onReport, onAnother });
-  startReportScreen({ offers: kiosk, onFinish: startOver });
+  startReportScreen({ offers: kiosk, onFinish: startOver, onAnother: () => askToDelete(anotherPhoto) });
   startQuestions();
   startComparison();
   startReceipt();
   byId("accept").addEventListener("click", onAccept);
-  byId("start-over").addEventListener("click", askStartOver);
+  byId("start-over").addEventListener("click", () => askToDelete(startOver));
   byId("keep").addEventListener("click", () => byId("sure").close());
-  byId("delete").addEventListener("click", startOver);
+  byId("delete").addEventListener("click", () => {
+    byId("sure").close();
+    whenSure();
+  });
+  watchBack(goBack);
+  // No browser's menu on a screen that is touched for long; a field keeps the one to paste with.
+  document.addEventListener("contextmenu", (event) => event.target.closest("input") ?? event.preventDefault());
   onWipe(() => byId("sure").close());
   watchIdle({ seconds: kiosk.idle_seconds, isActive, isBusy: isAnswering, onEnd: startOver });
   // A page that is left keeps nothing, also if the browser keeps the page to show it again.
@@ -77,9 +84,9 @@ function onPhoto(photo, fromCamera) {
 
 function onAnother() {
   const { fromCamera } = current();
-  dropPhoto();
-  showScreen("photo");
+  anotherPhoto();
   if (fromCamera) useCamera();
+  else chooseFile();
 }
 
 function onReport() {
@@ -89,22 +96,38 @@ function onReport() {
 
 // Whether there is anything that the next person should not find.
 function isActive() {
-  return currentScreen() !== "wait" && (currentScreen() !== "start" || language() !== LANGUAGES[0]);
+  return currentScreen() !== "wait" && (currentScreen() !== "start" || language() !== HOME);
 }
 
 function leave() {
   stopAnswer();
   leaveCamera();
   wipe();
-  setLanguage(LANGUAGES[0]);
+  setLanguage(HOME);
   setTextSize(0);
   showScreen("start");
 }
 
-// A whole report is not lost by one wrong touch.
-function askStartOver() {
-  if (current().report) byId("sure").showModal();
-  else startOver();
+// A report is not lost by one wrong touch.
+function askToDelete(then) {
+  whenSure = then;
+  if (currentScreen() === "report") byId("sure").showModal();
+  else then();
+}
+
+// The browser's Back leads to the screen before, and out of the page only from the start.
+function goBack() {
+  const dialog = document.querySelector("dialog[open]");
+  if (dialog) dialog.id === "idle" ? byId("stay").click() : dialog.close();
+  else if (cameraShown()) leaveCamera();
+  else if (currentScreen() === "check") anotherPhoto();
+  else if (currentScreen() !== "start") askToDelete(startOver);
+}
+
+function anotherPhoto() {
+  stopAnswer();
+  dropPhoto();
+  showScreen("photo");
 }
 
 function startOver() {

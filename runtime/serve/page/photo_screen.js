@@ -24,11 +24,14 @@ export function startPhotoScreen({ offers, onPhoto }) {
   byId("other-camera").addEventListener("click", () => chooseNext().then(useCamera));
   byId("take").addEventListener("click", () => take(onPhoto));
   byId("take-later").addEventListener("click", () => countDown(SELF_TIMER, onPhoto));
-  byId("choose-file").addEventListener("click", () => byId("file").click());
+  byId("choose-file").addEventListener("click", chooseFile);
   byId("file").addEventListener("change", (event) => {
     const files = [...event.target.files];
     event.target.value = ""; // the same file can be chosen again, and its name is not kept
     useFiles(files, onPhoto);
+  });
+  document.addEventListener("keydown", (event) => {
+    if (event.key === "Escape" && cameraShown()) closeByKey();
   });
   startDropping(onPhoto);
   onWipe(leaveCamera);
@@ -42,6 +45,14 @@ export function leaveCamera() {
   show(byId("camera"), false);
   show(byId("choose"), true);
 }
+
+function closeByKey() {
+  leaveCamera();
+  byId("use-camera").focus();
+}
+
+export const cameraShown = () => !byId("camera").hidden;
+export const chooseFile = () => byId("file").click();
 
 export async function useCamera() {
   hideProblem(problem);

@@ -6,12 +6,14 @@ import { onWipe } from "./visit.js";
 
 const SHARE_OF_PHOTO = 0.15; // of the bar
 const LONGER = 1.5; // times as long as usual is longer than usual
+const NEAR_THE_END = 0.7; // of the bar
 let sections = [];
 let seconds = null; // that a report usually takes here
 let stage = 0; // number of the stage that is in progress
 let part = 0; // of this stage
 let began = null;
 let ticker = null;
+let drawn = 0; // when the bar was drawn last
 
 export function setUsual(about) {
   sections = about.sections;
@@ -27,7 +29,7 @@ export function beginProgress() {
   drawStages();
   show(byId("stages"), true);
   drawTime();
-  ticker = setInterval(drawTime, 1000);
+  ticker = setInterval(drawTimeNow, 1000);
 }
 
 // An event of the service moves it on.
@@ -38,10 +40,9 @@ export function moveProgress({ name, data }) {
   if (name === "stage" && data.stage === "prompt") stage = Math.max(stage, 2);
   if (name === "text") stage = 2 + data.number;
   if (stage !== before) part = 0;
-  if (name === "text") part += (1 - part) * 0.02; // nobody knows how long the answer will be
-  if (stage === before) return;
-  drawStages();
-  drawTime();
+  if (name === "text") part = 1 - (1 - part) * 0.995 ** data.text.length; // nobody knows how long the answer will be
+  if (stage !== before) drawStages();
+  if (stage !== before || Date.now() - drawn > 900) drawTime();
 }
 
 export function endProgress(key) {
@@ -65,11 +66,18 @@ function drawStages() {
   );
 }
 
+// Where text streams the bar is drawn together with it, because each drawing costs.
+function drawTimeNow() {
+  if (Date.now() - drawn > 1500) drawTime();
+}
+
 function drawTime() {
+  drawn = Date.now();
   const bar = byId("progress-bar");
   bar.value = 100 * share();
   bar.hidden = !began;
-  byId("progress-left").textContent = began ? left() : "";
+  const words = began ? left() : "";
+  if (byId("progress-left").textContent !== words) byId("progress-left").textContent = words;
 }
 
 function share() {
@@ -83,7 +91,7 @@ function left() {
   if (!seconds) return text("report.left_unknown");
   if (gone > LONGER * seconds + 5) return text("report.longer");
   const rest = seconds - gone;
-  if (rest < 2) return text("report.left_soon");
+  if (rest < 2) return text(share() > NEAR_THE_END ? "report.left_soon" : "report.left_working");
   return rest < 90
     ? text("report.left", { seconds: Math.ceil(rest / 5) * 5 })
     : text("report.left_minutes", { minutes: Math.round(rest / 60) });

@@ -1,7 +1,7 @@
 // What ran, for how long, and with which model: from the report as the service gave it.
 
 import { byId, make } from "./elements.js";
-import { language, onLanguage, text } from "./texts.js";
+import { dateAndTime, language, onLanguage, text } from "./texts.js";
 import { current, onWipe } from "./visit.js";
 
 const dialog = byId("receipt");
@@ -39,16 +39,17 @@ function rows(report) {
   const engine = (stage) => text("receipt.engine", report.engines[stage]);
   const time = (...stages) => {
     const total = stages.reduce((sum, stage) => sum + report.timings_ms[stage], 0) / 1000;
-    return text("receipt.seconds", { seconds: total.toLocaleString(language(), { maximumSignificantDigits: 3 }) });
+    if (total < 0.05) return text("receipt.no_time");
+    return text("receipt.seconds", { seconds: total.toLocaleString(language(), { maximumFractionDigits: 1 }) });
   };
   const { temperature } = report.generation;
   const tokens = report.turns.reduce((sum, turn) => sum + turn.token_ids.length, 0);
   return [
     ["bundle", report.bundle.name],
     ["bundle_id", report.bundle.id],
-    ["when", when.toLocaleString(language())],
+    ["when", dateAndTime(when)],
     ["total", time("total")],
-    ["image", time("image_decode", "preprocess", "vision_encoder", "qformer")],
+    ["image", report.image.cached ? text("receipt.known") : time("image_decode", "preprocess", "vision_encoder", "qformer")],
     ["prompt", time("prefill_system", "prefill_image", "prefill_text")],
     ["generate", time("generate")],
     ["tokens", tokens.toLocaleString(language())],

@@ -11,20 +11,26 @@ import { showQuestions } from "./questions.js";
 import { openReceipt } from "./receipt.js";
 import { saveReport } from "./save.js";
 import { report } from "./service.js";
-import { StreamedText } from "./streamed_text.js";
-import { language, onLanguage, text } from "./texts.js";
+import { dateAndTime, language, onLanguage, text } from "./texts.js";
 import { current, onWipe } from "./visit.js";
 
 const problem = byId("report-problem");
-let texts = new Map(); // a StreamedText for each section's number
+let texts = new Map(); // the Text node of each section's number
 let names = []; // of the sections, as the service says them
 let made = null; // when the report was made
+let savedAs = null; // the name of the file
 
-export function startReportScreen({ offers, onFinish }) {
+export function startReportScreen({ offers, onFinish, onAnother }) {
   byId("stop").addEventListener("click", stopAnswer);
   byId("print").addEventListener("click", () => window.print());
-  byId("save").addEventListener("click", () => saveReport(made));
+  byId("again").addEventListener("click", writeReport);
+  byId("save").addEventListener("click", () => {
+    savedAs = saveReport(made);
+    drawSaved();
+    byId("saved").scrollIntoView({ block: "nearest" });
+  });
   byId("show-receipt").addEventListener("click", () => openReceipt(made));
+  byId("other-photo").addEventListener("click", onAnother);
   byId("finish").addEventListener("click", onFinish);
   show(byId("print"), offers.print);
   show(byId("save"), offers.save);
@@ -51,26 +57,21 @@ export async function writeReport() {
 
 function addText({ number, section, text: piece }) {
   if (!texts.has(number)) {
-    endSection();
+    hearEnd();
     names[number] = section;
     const article = make("article");
     const answer = make("p", "", { className: "answer", lang: "en" });
     article.append(make("h2", sectionTitle(section)), answer);
     byId("sections").append(article);
-    texts.set(number, new StreamedText(answer));
+    texts.set(number, answer.appendChild(new Text()));
     hear(`${sectionTitle(section)}\n`, language());
   }
-  texts.get(number).add(piece);
+  texts.get(number).appendData(piece);
   hear(piece);
 }
 
-function endSection() {
-  for (const streamed of texts.values()) streamed.end();
-  hearEnd();
-}
-
 function finishReport(ended) {
-  endSection();
+  hearEnd();
   byId("sections").removeAttribute("aria-busy");
   const stopHadFocus = document.activeElement === byId("stop");
   show(byId("stop"), false);
@@ -85,8 +86,11 @@ function finishReport(ended) {
     showProblem(problem, ended, writeReport);
     problem.scrollIntoView({ block: "nearest" });
   }
-  endProgress(ended === "done" ? "report.done" : ended === "stopped" ? "report.stopped" : "report.broken");
+  const stopped = texts.size ? "report.stopped" : "report.stopped_empty";
+  endProgress(ended === "done" ? "report.done" : ended === "stopped" ? stopped : "report.broken");
+  show(byId("again"), ended === "stopped");
   for (const id of ["save", "show-receipt"]) byId(id).disabled = ended !== "done";
+  byId("print").disabled = !texts.size;
   drawMade();
   show(byId("report-actions"), true);
   if (stopHadFocus) byId("report-title").focus({ preventScroll: true });
@@ -107,7 +111,11 @@ function drawNotes() {
 }
 
 function drawMade() {
-  byId("made").textContent = made ? text("report.made", { time: made.toLocaleString(language()) }) : "";
+  byId("made").textContent = made ? text("report.made", { time: dateAndTime(made) }) : "";
+}
+
+function drawSaved() {
+  byId("saved").textContent = savedAs ? text("report.saved", { name: savedAs }) : "";
 }
 
 function drawAgain() {
@@ -116,18 +124,20 @@ function drawAgain() {
   }
   if (texts.size) drawNotes();
   drawMade();
+  drawSaved();
 }
 
 function clear() {
   hideProblem(problem);
-  [texts, names, made] = [new Map(), [], null];
+  [texts, names, made, savedAs] = [new Map(), [], null, null];
+  drawSaved();
   byId("sections").replaceChildren();
   byId("sections").removeAttribute("aria-busy");
   const photo = byId("report-photo");
   photo.removeAttribute("src");
   show(photo, false);
   byId("report-notes").replaceChildren();
-  for (const id of ["report-notes-block", "stop", "more", "report-actions"]) show(byId(id), false);
+  for (const id of ["report-notes-block", "stop", "more", "report-actions", "again"]) show(byId(id), false);
   byId("made").textContent = "";
 }
 

@@ -3,12 +3,14 @@
 import { make } from "./elements.js";
 import { current } from "./visit.js";
 
+// Gives the file's name.
 export function saveReport(made) {
   const { report, answers } = current();
-  if (!report) return;
   const whole = { ...report, turns: [...report.turns, ...answers] };
   const address = URL.createObjectURL(new Blob([JSON.stringify(whole, null, 1)], { type: "application/json" }));
   const stamp = made.toISOString().slice(0, 16).replace(/[-:]/g, "").replace("T", "-");
-  make("a", "", { href: address, download: `skingpt-report-${stamp}.json` }).click();
+  const name = `skingpt-report-${stamp}.json`;
+  make("a", "", { href: address, download: name }).click();
   setTimeout(() => URL.revokeObjectURL(address), 1000);
+  return name;
 }

@@ -23,3 +23,15 @@ export function showScreen(name) {
   window.scrollTo(0, 0);
   byId(`${name}-title`).focus({ preventScroll: true });
 }
+
+// Calls `onBack` when the browser's Back is pressed, in place of leaving the page. For this the page stands twice in the
+// history, with the same address.
+export function watchBack(onBack) {
+  const cover = () => history.state ?? history.pushState("visit", "");
+  document.addEventListener("click", cover); // the browser heeds only what a touch has brought about
+  window.addEventListener("popstate", () => {
+    if (history.state || shown === "start" || shown === "wait") return;
+    cover();
+    onBack();
+  });
+}

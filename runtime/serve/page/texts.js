@@ -3,9 +3,11 @@
 import { make } from "./elements.js";
 
 export const LANGUAGES = ["en", "ja"];
+// The language of whoever comes first: the browser's, if there are texts for it.
+export const HOME = navigator.languages.map((one) => one.split("-")[0]).find((one) => LANGUAGES.includes(one)) ?? "en";
 const loaded = {};
 const listeners = [];
-let current = LANGUAGES[0];
+let current = HOME;
 
 export async function loadTexts() {
   for (const language of LANGUAGES) {
@@ -45,6 +47,9 @@ export function setLanguage(chosen) {
   }
   for (const listener of listeners) listener();
 }
+
+// With the month as a word, because 3/4 is in March for some and in April for others.
+export const dateAndTime = (when) => when.toLocaleString(current, { dateStyle: "long", timeStyle: "short" });
 
 // The text of a key such as "report.left", with {name} replaced by values.name.
 export function text(key, values = {}) {

@@ -30,9 +30,14 @@ export function setPhoto(photo, fromCamera) {
 
 // The photo goes, and what was found in it; the person stays.
 export function dropPhoto() {
-  if (visit.conversation) forget(visit.conversation.id);
+  dropConversation();
   if (visit.address) URL.revokeObjectURL(visit.address);
-  Object.assign(visit, { photo: null, address: null, conversation: null, report: null, answers: [] });
+  Object.assign(visit, { photo: null, address: null, report: null, answers: [] });
+}
+
+export function dropConversation() {
+  if (visit.conversation) forget(visit.conversation.id);
+  visit.conversation = null;
 }
 
 // Sends the photo to the service, which checks it. It is sent again if the service has lost it.
