@@ -29,6 +29,7 @@ FLAGS = [
 ]  # fmt: skip
 PICTURES = sorted((Path(__file__).parents[2] / "runtime/demo/pictures").glob("*.jpg"))
 FRAMES = 30  # of the film that the fake camera shows
+GATHERED = 600  # milliseconds, after which the page has shown all that had come
 GAP = 16  # pixels between the pictures of a sheet
 
 
@@ -110,9 +111,22 @@ class Visitor:
         await self.press("#retake")
         await self.choose(PICTURES[0])
         await self.picture("good")
-        await self.press("#get-report")
-        await page.locator("#sections article").nth(1).wait_for()
+        await self._report()
+
+    async def _report(self) -> None:
+        """From a good photo to the next person."""
+        page = self._page
         with paused(self._service.worker_pid()):
+            await self.press("#get-report")
+            await self.see("#stages .now")
+            await self.picture("looking")
+            await self.press("#stop")
+            await self.see("#again")
+            await self.picture("stopped")
+        await self.press("#again")
+        await self.see("#sections article >> nth=0")
+        with paused(self._service.worker_pid()):
+            await page.wait_for_timeout(GATHERED)
             await self.picture("writing")
         await self.see("#report-actions")
         await self.picture("report")
@@ -138,11 +152,13 @@ class Visitor:
         await self.press("#accept")
         await self.choose(PICTURES[3])
         await self.press("#get-report")
-        await self._page.locator("#sections article").nth(1).wait_for()
+        await self.see("#sections article >> nth=0")
         os.kill(self._service.worker_pid(), signal.SIGKILL)
         await self.see("#report-problem")
         await self.picture("interrupted")
         await self.press("#start-over")
+        await self.picture("sure")
+        await self.press("#delete")
         await self.press(f"[data-language={self._look.language}]:visible")
         await self._page.route("**/about", lambda route: route.abort())
         await self.press("#accept")

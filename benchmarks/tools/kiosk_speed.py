@@ -169,6 +169,7 @@ async def first_words(page: Page, relay: Relay, trial: int) -> float:
     shown = float(await page.evaluate("window.firstWords"))
     assert relay.first_words
     await page.locator("#start-over").click()
+    await page.locator("#delete").click()
     return round(shown - 1000 * relay.first_words, 1)
 
 
