@@ -8,9 +8,11 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 from .errors import EngineUnavailable
+from .llama_cpp_backends import cpu_variant, load_backends
 
 SPINS = "1000"
 """How often a thread looks whether the others have finished their part before it sleeps; read by GNU's OpenMP.
@@ -38,13 +40,19 @@ def import_llama_cpp() -> Any:
     except (ImportError, RuntimeError) as error:  # for instance for want of memory
         raise EngineUnavailable(f"llama.cpp cannot be loaded: {error}") from None
     llama_cpp.llama_log_set(_keep_log(llama_cpp), ctypes.c_void_p(0))
+    load_backends(llama_cpp.llama_cpp._lib, Path(llama_cpp.llama_cpp._lib._name).parent)
     llama_cpp.llama_backend_init()
     return llama_cpp
 
 
 def cpu_features() -> str:
-    """The processor features this llama.cpp was compiled for. Raises EngineUnavailable."""
+    """The processor features that the code of this llama.cpp uses. Raises EngineUnavailable."""
     return str(import_llama_cpp().llama_print_system_info().decode())
+
+
+def cpu_code() -> str:
+    """For which of several kinds of processors llama.cpp's code is, or "one build". Raises EngineUnavailable."""
+    return cpu_variant(import_llama_cpp().llama_cpp._lib) or "one build"
 
 
 @cache

@@ -16,12 +16,12 @@ import numpy as np
 from .base import EmbeddingSegment, EngineInfo, Floats, LanguageModelSetup, TokenSegment
 from .errors import BundleError, EngineError, EngineUnavailable, InputError
 from .exclusive import Exclusive
-from .llama_cpp_library import cpu_features, import_llama_cpp, last_log
+from .llama_cpp_library import cpu_code, cpu_features, import_llama_cpp, last_log
 
 
 def build() -> str:
-    """This llama.cpp: its version and the processor features it was compiled for. Raises EngineUnavailable."""
-    return f"llama-cpp-python {import_llama_cpp().__version__}; {cpu_features()}"
+    """This llama.cpp: its version, and which of its builds runs with which features. Raises EngineUnavailable."""
+    return f"llama-cpp-python {import_llama_cpp().__version__} ({cpu_code()}); {cpu_features()}"
 
 
 class LlamaCppModel:
@@ -91,6 +91,7 @@ class LlamaCppModel:
                     "cells": lib.llama_n_ctx(self._context),
                     "sequences": lib.llama_n_seq_max(self._context),
                     "batch": lib.llama_n_batch(self._context),
+                    "cpu_code": cpu_code(),
                     "cpu_features": cpu_features().strip(),
                 },
             )

@@ -1,0 +1,64 @@
+"""llama.cpp's code for this very processor, where a build brings it for several kinds and loads one of them.
+
+A build for one kind of processor (`GGML_BACKEND_DL` off) has its code linked in; nothing is loaded then.
+"""
+
+import ctypes
+import os
+import re
+from ctypes import c_char_p, c_size_t, c_void_p
+from functools import cache
+from pathlib import Path
+
+from .errors import EngineUnavailable
+
+FILE_NAME = re.compile(r"libggml-cpu-(\w+)\.so")
+
+
+def load_backends(ggml: ctypes.CDLL, folder: Path) -> None:
+    """Load from `folder` the best of the backends that this processor can run, unless they are linked in.
+
+    `ggml` is a library that depends on ggml. Raises EngineUnavailable if none can be run.
+    """
+    # ggml's own search would also look into the current directory, where anybody may have put a library.
+    ggml.ggml_backend_reg_count.restype = c_size_t
+    if ggml.ggml_backend_reg_count():
+        return
+    load = ggml.ggml_backend_load_all_from_path
+    load.argtypes, load.restype = [c_char_p], None
+    load(os.fsencode(folder))
+    if _cpu_backend(ggml) is None:
+        there = sorted(found[1] for path in folder.iterdir() if (found := FILE_NAME.fullmatch(path.name)))
+        raise EngineUnavailable(
+            f"llama.cpp has no code for this processor, which needs SSE4.2 at least: {folder} has "
+            f"{', '.join(there) or 'none at all'}"
+        )
+
+
+@cache
+def cpu_variant(ggml: ctypes.CDLL) -> str | None:
+    """The kind of processor that the loaded backend is for, by llama.cpp's name; None where it is linked in."""
+    # The registry does not tell a backend's file. The loader knows in which file a function of it lies.
+    backend = _cpu_backend(ggml)
+    find = ggml.ggml_backend_reg_get_proc_address
+    find.argtypes, find.restype = [c_void_p, c_char_p], c_void_p
+    where = _DlInfo()
+    if backend is None or not ctypes.CDLL(None).dladdr(
+        c_void_p(find(backend, b"ggml_backend_get_features")), ctypes.byref(where)
+    ):
+        return None
+    found = FILE_NAME.fullmatch(Path(os.fsdecode(where.file)).name)
+    return found[1] if found else None
+
+
+def _cpu_backend(ggml: ctypes.CDLL) -> int | None:
+    by_name = ggml.ggml_backend_reg_by_name
+    by_name.argtypes, by_name.restype = [c_char_p], c_void_p
+    found: int | None = by_name(b"CPU")
+    return found
+
+
+class _DlInfo(ctypes.Structure):
+    """glibc's `Dl_info`."""
+
+    _fields_ = (("file", c_char_p), ("base", c_void_p), ("symbol", c_char_p), ("address", c_void_p))
