@@ -6,7 +6,7 @@ NO_AMX = -march=native -mno-amx-tile -mno-amx-int8 -mno-amx-bf16
 LLAMA_FLAGS := $(if $(shell grep -m1 -o amx_int8 /proc/cpuinfo 2>/dev/null),CMAKE_ARGS=-DGGML_NATIVE=OFF CFLAGS="$(NO_AMX)" CXXFLAGS="$(NO_AMX)")
 PIP = bin/pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo demo-model demo-accuracy test check clean
+.PHONY: demo demo-model demo-accuracy test check package clean
 
 demo: .venv/.installed
 	@.venv/$(PIP) --no-deps .
@@ -44,6 +44,10 @@ check: .venv-test/.installed
 	@echo "Installing what the tests need; llama.cpp is compiled for this machine, unless pip has it already."
 	$(LLAMA_FLAGS) .venv-test/$(PIP) --editable '.[dev]'
 	@touch $@
+
+# The .deb, the .tar.gz and the wheels for offline machines, in out/: docs/install.md.
+package:
+	$(MAKE) --no-print-directory -C packaging/linux
 
 clean:
 	rm -rf .venv .venv-test .typing .mypy_cache .pytest_cache .ruff_cache build out

@@ -1,0 +1,28 @@
+#!/bin/sh
+# Builds llama.cpp with a backend for each kind of x86 processor, and puts its libraries into $BUILD/llama-cpp-python, the
+# sources of its wheel. usage: INPUTS=... BUILD=... TOOLS=... JOBS=... [VARIANTS="sse42 haswell"] llama.sh
+. "$(dirname "$0")/toolchain.sh"
+# All of llama.cpp's but two: x64, because everything else here needs SSE4.2, and sapphirerapids, which is zen4 and AMX.
+# CONTRIBUTING.md says why AMX is left out.
+all="sse42 sandybridge ivybridge piledriver haswell skylakex cannonlake cascadelake icelake cooperlake zen4 alderlake"
+variants="${VARIANTS:-$all}"
+source="$BUILD/llama-cpp-python"
+unpack llama-cpp-python sdists/llama_cpp_python-*.tar.gz
+
+list="$source/vendor/llama.cpp/ggml/src/CMakeLists.txt"
+for name in $variants; do
+    sed -i -E "s/^( *)ggml_add_cpu_backend_variant\(($name) /\1GGML_ADD_CPU_BACKEND_VARIANT(\2 /" "$list"
+    grep -q "GGML_ADD_CPU_BACKEND_VARIANT($name " "$list" || { echo "llama.cpp has no variant $name" >&2; exit 1; }
+done
+# CMake reads names of functions in either case; those in lower case are the ones that were not asked for.
+sed -i -E '/^ *ggml_add_cpu_backend_variant\(/d' "$list"
+
+cmake -G Ninja -S "$(dirname "$0")/llama" -B "$BUILD/llama" -DLLAMA_CPP="$source/vendor/llama.cpp" \
+    -DCMAKE_BUILD_TYPE=Release -DCMAKE_AR="$AR" -DCMAKE_RANLIB="$RANLIB" > "$BUILD/llama.log"
+ninja -j"$JOBS" -C "$BUILD/llama" llama >> "$BUILD/llama.log"
+rm -rf "$source/llama_cpp/lib"
+mkdir "$source/llama_cpp/lib"
+cp "$BUILD/llama/bin/libllama.so" "$BUILD/llama/bin/libggml.so" "$BUILD/llama/bin/libggml-base.so" "$source/llama_cpp/lib"
+for name in $variants; do
+    cp "$BUILD/llama/bin/libggml-cpu-$name.so" "$source/llama_cpp/lib"
+done

@@ -1,0 +1,198 @@
+"""The package for Linux: what it is made of, and its life on a machine that has nothing.
+
+`make package` makes it. SUITES names the Debians that it is tried in, KEPT_DEBIANS a folder that keeps them.
+"""
+
+import importlib.util
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+from empty_debian import EmptyDebian
+from support import ROOT, run
+
+LINUX = ROOT / "packaging" / "linux"
+PICTURES = sorted((ROOT / "runtime/demo/pictures").glob("*.jpg"))
+VERSION = re.search(r"VERSION ([0-9.]+)", (ROOT / "CMakeLists.txt").read_text())[1]
+OUT = Path(os.environ.get("OUT", ROOT / "out"))
+STAGE = OUT / "package-build" / "stage"
+DEB = OUT / f"skingpt-edge_{VERSION}_amd64.deb"
+TAR = OUT / f"skingpt-edge-{VERSION}-linux-x86_64.tar.gz"
+SUITES = os.environ.get("SUITES", "bullseye").split()
+PYTHON = "/usr/lib/skingpt-edge/python/bin/python3.13"
+
+built = pytest.mark.skipif(not DEB.exists(), reason="needs the package: make package")
+as_root = pytest.mark.skipif(
+    os.geteuid() != 0 or not shutil.which("mmdebstrap"), reason="needs root and mmdebstrap for an empty Debian"
+)
+
+
+def script(name: str) -> ModuleType:
+    """A program of packaging/linux, as a module."""
+    spec = importlib.util.spec_from_file_location(name, LINUX / f"{name}.py")
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def listed(path: Path) -> dict[str, str]:
+    """Names and versions of a list of requirements; names as pip compares them."""
+    pairs = re.findall(r"^([\w.-]+)==([^\s]+)", path.read_text(), re.M)
+    return {name.lower().replace("_", "-"): version for name, version in pairs}
+
+
+@pytest.mark.parametrize("name", ["wheels", "sdists"])
+def test_the_package_has_the_versions_that_were_tested(name):
+    tested, packaged = listed(ROOT / "constraints.txt"), listed(LINUX / f"{name}.txt")
+    assert packaged
+    assert {name: tested.get(name) for name in packaged} == packaged
+
+
+def test_a_library_that_needs_a_newer_system_is_found(tmp_path):
+    """This machine's own libraries are newer than what the package may need."""
+    import numpy._core._multiarray_umath as library
+
+    check = script("check_libraries")
+    shutil.copy(library.__file__, tmp_path)
+    (found,) = check.elf_files(tmp_path)
+    assert any("libscipy_openblas" in line and "not in the package" in line for line in check.faults(tmp_path, [found]))
+    shutil.copy(shutil.which("sh"), tmp_path / "sh")
+    newest = max(
+        (check._number(v) for v in check.needs(tmp_path / "sh").versions if v.startswith("GLIBC_")), default=(0,)
+    )
+    if newest <= (2, 28):
+        pytest.skip("this machine's shell needs no newer glibc")
+    assert any("newer than 2.28" in line for line in check.faults(tmp_path, [tmp_path / "sh"]))
+
+
+@built
+def test_every_library_of_the_package_runs_with_glibc_2_28():
+    check = script("check_libraries")
+    files = list(check.elf_files(STAGE))
+    assert len(files) > 50
+    assert list(check.faults(STAGE, files)) == []
+
+
+@built
+def test_nothing_of_export_torch_or_this_machine_is_in_it():
+    names = {str(path.relative_to(STAGE)) for path in STAGE.rglob("*")}
+    assert not [name for name in names if re.search(r"torch|skingpt_edge/(export|benchmarks)|/tests?/|/pip(/|-)", name)]
+    place = str(ROOT).encode()
+    assert not [path for path in STAGE.rglob("*") if path.is_file() and place in path.read_bytes()]
+
+
+def tokens(output: str) -> list[list[list[int]]]:
+    """Of each turn of each picture."""
+    reports = [json.loads(line) for line in output.splitlines()]
+    assert len(reports) == len(PICTURES)
+    return [[turn["token_ids"] for turn in report["turns"]] for report in reports]
+
+
+@pytest.fixture(scope="module")
+def expected() -> list[list[list[int]]]:
+    """What is generated here, where llama.cpp was compiled for this machine."""
+    found = run("skingpt", "diagnose", *PICTURES, "--json")
+    assert found.returncode == 0, found.stderr
+    return tokens(found.stdout)
+
+
+@pytest.fixture(params=SUITES)
+def debian(request, tmp_path) -> EmptyDebian:
+    kept = os.environ.get("KEPT_DEBIANS")
+    machine = EmptyDebian(tmp_path, request.param, Path(kept) if kept else None)
+    (machine.root / "srv/pictures").mkdir()
+    for picture in PICTURES:
+        machine.put(picture, "srv/pictures")
+    return machine
+
+
+DIAGNOSE = "skingpt diagnose /srv/pictures/*.jpg --json"
+# The loopback of the empty network is down. The service is asked with the package's own Python.
+ASK = f"""
+{PYTHON} -I -c '
+import fcntl, socket, struct
+with socket.socket() as any: fcntl.ioctl(any, 0x8914, struct.pack("16sH14s", b"lo", 0x41, b""))'
+skingpt serve > /tmp/log 2>&1 &
+for second in $(seq 60); do
+    if {PYTHON} -I -c 'import urllib.request; urllib.request.urlopen("http://127.0.0.1:8077/readyz")' 2>/dev/null; then
+        break
+    fi
+    sleep 1
+done
+skingpt diagnose /srv/pictures/*.jpg --json --server || {{ cat /tmp/log >&2; exit 1; }}
+kill %1 2>/dev/null || kill $!
+wait || true
+"""
+
+
+@built
+@as_root
+def test_a_machine_with_nothing_on_it_gets_the_package_and_is_rid_of_it(debian, expected, tmp_path):
+    """Installed, used, served, upgraded, taken back and removed, without a network; nothing of it is left."""
+    newer = f"{VERSION}+1"
+    archive = [sys.executable, str(LINUX / "archive.py"), str(STAGE), str(tmp_path), "--version", newer, "--only-deb"]
+    subprocess.run(archive, check=True, env={**os.environ, "SOURCE_DATE_EPOCH": "0"})
+    for path in (DEB, tmp_path / f"skingpt-edge_{newer}_amd64.deb"):
+        debian.put(path, "srv")
+    before = debian.files(), debian.packages()
+
+    first = debian.run(f"dpkg -i /srv/{DEB.name} >&2; {DIAGNOSE}")
+    assert first.returncode == 0, first.stderr
+    assert tokens(first.stdout) == expected
+    engine = json.loads(first.stdout.splitlines()[0])["engines"]["language_model"]
+    assert engine["details"]["cpu_code"] in [path.stem.split("-")[-1] for path in STAGE.rglob("libggml-cpu-*.so")]
+
+    served = debian.run(ASK)
+    assert served.returncode == 0, served.stderr
+    assert tokens(served.stdout) == expected
+
+    for name, version in ((f"skingpt-edge_{newer}_amd64.deb", newer), (DEB.name, VERSION)):
+        changed = debian.run(f"dpkg -i /srv/{name} >&2; dpkg-query -W -f '${{Version}}\\n' skingpt-edge; {DIAGNOSE}")
+        assert changed.returncode == 0, changed.stderr
+        said, _, output = changed.stdout.partition("\n")
+        assert (said, tokens(output)) == (version, expected)
+
+    removed = debian.run("dpkg -P skingpt-edge")
+    assert removed.returncode == 0, removed.stderr
+    files, packages = debian.files(), debian.packages()
+    left = {name for name in files.keys() | before[0].keys() if files.get(name) != before[0].get(name)}
+    # What the user who ran it keeps, as the README says: the cache, and the service's token.
+    assert {name for name in left if not name.startswith(("root/.cache", "root/.local"))} == set()
+    assert packages == before[1]
+
+
+@built
+@as_root
+def test_it_runs_from_a_folder_of_any_user_beside_another_python(debian, expected):
+    """Unpacked without root, started through a link, with settings for another Python that does not work."""
+    home = debian.root / "home/user"
+    home.mkdir()
+    subprocess.run(["tar", "-C", str(home), "-xf", str(TAR)], check=True)
+    for path in [home, *home.rglob("*")]:
+        os.chown(path, 1000, 1000, follow_symlinks=False)
+    wrong = {
+        "PYTHONHOME": "/nowhere",
+        "PYTHONPATH": "/home/user/else",
+        "PYTHONSTARTUP": "/nowhere",
+        "PYTHONNOSUCH": "1",
+    }
+    (home / "else/numpy").mkdir(parents=True)
+    (home / "else/numpy/__init__.py").write_text("raise SystemExit('the wrong numpy')")
+    files = debian.files()
+    found = debian.run(
+        f"cd /tmp; ln -s /home/user/{TAR.name.removesuffix('-linux-x86_64.tar.gz')}/bin/skingpt my; "
+        "./my verify >&2; ./my diagnose /srv/pictures/*.jpg --json",
+        user=1000, HOME="/home/user", **wrong,
+    )  # fmt: skip
+    assert found.returncode == 0, found.stderr
+    assert tokens(found.stdout) == expected
+    changed = {name for name, facts in debian.files().items() if files.get(name) != facts}
+    assert all(name.startswith("home/user/.cache") for name in changed), changed
