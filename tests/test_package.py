@@ -21,7 +21,7 @@ LINUX = ROOT / "packaging" / "linux"
 PICTURES = sorted((ROOT / "runtime/demo/pictures").glob("*.jpg"))
 VERSION = re.search(r"VERSION ([0-9.]+)", (ROOT / "CMakeLists.txt").read_text())[1]
 OUT = Path(os.environ.get("OUT", ROOT / "out"))
-STAGE = OUT / "package-build" / "stage"
+STAGE = Path(os.environ.get("PACKAGE_BUILD") or OUT / "package-build") / "stage"
 DEB = OUT / f"skingpt-edge_{VERSION}_amd64.deb"
 TAR = OUT / f"skingpt-edge-{VERSION}-linux-x86_64.tar.gz"
 SUITES = os.environ.get("SUITES", "bullseye").split()
@@ -114,6 +114,22 @@ def debian(request, tmp_path) -> EmptyDebian:
     return machine
 
 
+@built
+@pytest.mark.skipif(not shutil.which("qemu-x86_64"), reason="needs QEMU's user emulation")
+@pytest.mark.parametrize(("processor", "code"), [("Nehalem", "sse42"), ("Haswell", "haswell")])
+def test_the_best_code_for_a_processor_runs_and_generates_the_same(processor, code, expected):
+    start = "import sys; from skingpt_edge.command import skingpt; sys.exit(skingpt())"
+    python = STAGE / "lib/skingpt-edge/python/bin/python3.13"
+    found = subprocess.run(
+        ["qemu-x86_64", "-cpu", processor, python, "-I", "-c", start, "diagnose", PICTURES[0], "--json"],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert found.returncode == 0, found.stderr
+    report = json.loads(found.stdout)
+    assert report["engines"]["language_model"]["details"]["cpu_code"] == code
+    assert [turn["token_ids"] for turn in report["turns"]] == expected[0]
+
+
 DIAGNOSE = "skingpt diagnose /srv/pictures/*.jpg --json"
 # The loopback of the empty network is down. The service is asked with the package's own Python.
 ASK = f"""
@@ -138,7 +154,7 @@ wait || true
 def test_a_machine_with_nothing_on_it_gets_the_package_and_is_rid_of_it(debian, expected, tmp_path):
     """Installed, used, served, upgraded, taken back and removed, without a network; nothing of it is left."""
     newer = f"{VERSION}+1"
-    archive = [sys.executable, str(LINUX / "archive.py"), str(STAGE), str(tmp_path), "--version", newer, "--only-deb"]
+    archive = [sys.executable, str(LINUX / "archive.py"), str(STAGE), str(tmp_path), "--version", newer, "--quick-deb"]
     subprocess.run(archive, check=True, env={**os.environ, "SOURCE_DATE_EPOCH": "0"})
     for path in (DEB, tmp_path / f"skingpt-edge_{newer}_amd64.deb"):
         debian.put(path, "srv")
@@ -187,11 +203,10 @@ def test_it_runs_from_a_folder_of_any_user_beside_another_python(debian, expecte
     (home / "else/numpy").mkdir(parents=True)
     (home / "else/numpy/__init__.py").write_text("raise SystemExit('the wrong numpy')")
     files = debian.files()
+    link = f"ln -s /home/user/{TAR.name.removesuffix('-linux-x86_64.tar.gz')}/bin/skingpt my"
     found = debian.run(
-        f"cd /tmp; ln -s /home/user/{TAR.name.removesuffix('-linux-x86_64.tar.gz')}/bin/skingpt my; "
-        "./my verify >&2; ./my diagnose /srv/pictures/*.jpg --json",
-        user=1000, HOME="/home/user", **wrong,
-    )  # fmt: skip
+        f"cd /tmp; {link}; ./my {DIAGNOSE.removeprefix('skingpt ')}", user=1000, HOME="/home/user", **wrong
+    )
     assert found.returncode == 0, found.stderr
     assert tokens(found.stdout) == expected
     changed = {name for name, facts in debian.files().items() if files.get(name) != facts}

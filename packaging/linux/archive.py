@@ -40,13 +40,19 @@ def main() -> None:
     parser.add_argument("stage", type=Path)
     parser.add_argument("target", type=Path, help="the folder for both files")
     parser.add_argument("--version", required=True)
-    parser.add_argument("--only-deb", action="store_true", help="no .tar.gz")
+    parser.add_argument("--quick-deb", action="store_true", help="a .deb alone, less compressed, to try an upgrade")
     given = parser.parse_args()
     given.target.mkdir(parents=True, exist_ok=True)
     time = int(os.environ["SOURCE_DATE_EPOCH"])
-    if not given.only_deb:
+    if not given.quick_deb:
         make_tar(given.stage, given.target / f"{NAME}-{given.version}-linux-x86_64.tar.gz", given.version, time)
-    make_deb(given.stage, given.target / f"{NAME}_{given.version}_amd64.deb", given.version, time)
+    make_deb(
+        given.stage,
+        given.target / f"{NAME}_{given.version}_amd64.deb",
+        given.version,
+        time,
+        0 if given.quick_deb else 6,
+    )
 
 
 def make_tar(stage: Path, target: Path, version: str, time: int) -> None:
@@ -67,7 +73,7 @@ def make_tar(stage: Path, target: Path, version: str, time: int) -> None:
             tar.add(path, f"{NAME}-{version}/{path.relative_to(stage)}", recursive=False, filter=plain)
 
 
-def make_deb(stage: Path, target: Path, version: str, time: int) -> None:
+def make_deb(stage: Path, target: Path, version: str, time: int, level: int) -> None:
     """The same folder as /usr, with the units pointing there."""
     with tempfile.TemporaryDirectory(dir=target.parent) as root:
         usr = Path(root) / "usr"
@@ -86,7 +92,7 @@ def make_deb(stage: Path, target: Path, version: str, time: int) -> None:
             os.utime(path, (time, time), follow_symlinks=False)
         Path(root).chmod(0o755)
         # xz is what the dpkg of Debian 11 reads; one thread, because more of them make other bytes.
-        options = ["--root-owner-group", "-Zxz", "-z6", "--threads-max=1"]
+        options = ["--root-owner-group", "-Zxz", f"-z{level}", "--threads-max=1"]
         if subprocess.run(["dpkg-deb", *options, "--build", root, str(target)], check=False).returncode:
             sys.exit("dpkg-deb failed")
 

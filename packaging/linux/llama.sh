@@ -8,6 +8,7 @@ all="sse42 sandybridge ivybridge piledriver haswell skylakex cannonlake cascadel
 variants="${VARIANTS:-$all}"
 source="$BUILD/llama-cpp-python"
 unpack llama-cpp-python sdists/llama_cpp_python-*.tar.gz
+patch --silent -d "$source/vendor/llama.cpp" -p1 < "$(dirname "$0")/llama/waiting-threads-sleep.patch"
 
 list="$source/vendor/llama.cpp/ggml/src/CMakeLists.txt"
 for name in $variants; do

@@ -37,7 +37,7 @@ NOT_LIBRARIES = [
     "numpy/_pyinstaller", "numpy/typing/mypy_plugin.py",
     # Of ONNX Runtime everything but running a graph.
     *(f"onnxruntime/{name}" for name in (
-        "backend", "capi/libonnxruntime*.so*", "datasets", "quantization", "tools", "transformers",
+        "backend", "capi/libonnxruntime.so*", "datasets", "quantization", "tools", "transformers",
     )),
     # Of Pillow fonts, AVIF and windows: the runtime opens JPEG, PNG and WebP.
     "PIL/_avif.*", "PIL/_imagingft.*", "PIL/_imagingtk.*",
