@@ -7,7 +7,7 @@
 all="sse42 sandybridge ivybridge piledriver haswell skylakex cannonlake cascadelake icelake cooperlake zen4 alderlake"
 variants="${VARIANTS:-$all}"
 source="$BUILD/llama-cpp-python"
-unpack llama-cpp-python sdists/llama_cpp_python-*.tar.gz
+unpack llama-cpp-python 'sdists/llama_cpp_python-*.tar.gz'
 patch --silent -d "$source/vendor/llama.cpp" -p1 < "$(dirname "$0")/llama/waiting-threads-sleep.patch"
 
 list="$source/vendor/llama.cpp/ggml/src/CMakeLists.txt"
@@ -27,3 +27,5 @@ cp "$BUILD/llama/bin/libllama.so" "$BUILD/llama/bin/libggml.so" "$BUILD/llama/bi
 for name in $variants; do
     cp "$BUILD/llama/bin/libggml-cpu-$name.so" "$source/llama_cpp/lib"
 done
+licence llama.cpp "$source/vendor/llama.cpp/LICENSE"
+licence llvm-libcxx "$(dirname "$zig")/lib/libcxx/LICENSE.TXT"

@@ -6,26 +6,29 @@ prefix="$BUILD/prefix"
 export CFLAGS="-O2 -fPIC"
 host=x86_64-pc-linux-gnu
 
-unpack zlib zlib_1.3*.orig.tar.gz
+unpack zlib 'zlib_1.3*.orig.tar.gz'
 (cd "$BUILD/zlib" && ./configure --static --prefix="$prefix" && make -s libz.a && make -s install) > "$BUILD/zlib.log" 2>&1
 
 # The trampolines that would lie in libffi's own code need a function that this version leaves out.
-unpack libffi libffi_3*.orig.tar.gz
+unpack libffi 'libffi_3*.orig.tar.gz'
 (cd "$BUILD/libffi" &&
     ./configure -q --build=$host --host=$host --disable-shared --disable-docs --disable-exec-static-tramp \
         --prefix="$prefix" && make -s && make -s install) > "$BUILD/libffi.log" 2>&1
 
 # Hashes and what `ssl` needs to be imported. Nothing here opens a connection, so most of it is left out.
-unpack openssl openssl_3*.orig.tar.gz
-leave_out="apps aria async bf camellia cast cmp cms comp ct des dgram docs dtls ec2m engine gost http idea legacy md4 mdc2
-    ml-dsa module nextprotoneg ocsp psk quic rc2 rc4 rfc3779 rmd160 seed shared slh-dsa sm2 sm4 srp srtp ssl3 tests ts
-    whirlpool"
+unpack openssl 'openssl_3*.orig.tar.gz'
+leave_out="apps aria bf camellia cast cmp cms comp ct des docs dtls engine gost idea legacy md4 mdc2 ml-dsa module
+    nextprotoneg ocsp psk quic rc2 rc4 rc5 rfc3779 rmd160 seed shared slh-dsa sm2 sm3 sm4 srp srtp ssl3 tests ts whirlpool"
 (cd "$BUILD/openssl" &&
     ./Configure linux-x86_64 $(printf ' no-%s' $leave_out) --prefix=/usr --libdir=lib --openssldir=/etc/ssl &&
     make -s -j"$JOBS" build_libs && make -s install_dev DESTDIR="$BUILD/openssl-root") > "$BUILD/openssl.log" 2>&1
 
-unpack cpython python3*.orig.tar.xz
-unpack cpython-debian python3*.debian.tar.xz
+licence zlib "$BUILD/zlib/LICENSE"
+licence libffi "$BUILD/libffi/LICENSE"
+licence openssl "$BUILD/openssl/LICENSE.txt"
+
+unpack cpython 'python3*.orig.tar.xz'
+unpack cpython-debian 'python3*.debian.tar.xz'
 # Of Debian's changes those that mend faults; the others fit Python into Debian.
 for patch in $(grep -E '^(CVE-|ssl-|dict-use|traverse-)' "$BUILD/cpython-debian/debian/patches/series"); do
     patch --silent -d "$BUILD/cpython" -p1 < "$BUILD/cpython-debian/debian/patches/$patch"
@@ -45,3 +48,4 @@ make -s -C "$BUILD/cpython" altbininstall sharedinstall DESTDIR="$BUILD/python-r
 mv "$BUILD/python-root/python" "$BUILD/python"
 cp -R "$BUILD/cpython/Lib/." "$BUILD/cpython/$(cat "$BUILD/cpython/pybuilddir.txt")"/_sysconfigdata_*.py "$BUILD/python/lib/python3.13"
 find "$BUILD/python" -name __pycache__ -prune -exec rm -r {} +
+licence cpython "$BUILD/cpython/LICENSE"

@@ -18,9 +18,15 @@ export CC=cc CXX=c++ AR=ar RANLIB=ranlib
 export PATH="$BUILD/bin:$TOOLS/bin:$PATH"
 unset CFLAGS CXXFLAGS CPPFLAGS LDFLAGS PYTHONPATH PYTHONHOME
 
-# A source of Debian's, unpacked into a new folder of $BUILD: unpack FOLDER FILE
+# Sources, unpacked into a new folder of $BUILD: unpack FOLDER PATTERN
 unpack() {
     rm -rf "${BUILD:?}/$1"
     mkdir -p "$BUILD/$1"
-    tar -C "$BUILD/$1" --strip-components=1 --no-same-owner -xf "$INPUTS/$2"
+    tar -C "$BUILD/$1" --strip-components=1 --no-same-owner -xf "$INPUTS"/$2
+}
+
+# The licence of something that is linked into the package: licence NAME FILE
+licence() {
+    mkdir -p "$BUILD/licences"
+    cp "$2" "$BUILD/licences/$1.txt"
 }
