@@ -19,7 +19,7 @@ from support import ROOT, run
 
 LINUX = ROOT / "packaging" / "linux"
 PICTURES = sorted((ROOT / "runtime/demo/pictures").glob("*.jpg"))
-VERSION = re.search(r"VERSION ([0-9.]+)", (ROOT / "CMakeLists.txt").read_text())[1]
+VERSION = re.search(r"project\(skingpt_edge VERSION ([0-9.]+)", (ROOT / "CMakeLists.txt").read_text())[1]
 OUT = Path(os.environ.get("OUT", ROOT / "out"))
 STAGE = Path(os.environ.get("PACKAGE_BUILD") or OUT / "package-build") / "stage"
 DEB = OUT / f"skingpt-edge_{VERSION}_amd64.deb"
