@@ -33,8 +33,9 @@ unpack cpython-debian 'python3*.debian.tar.xz'
 for patch in $(grep -E '^(CVE-|ssl-|dict-use|traverse-)' "$BUILD/cpython-debian/debian/patches/series"); do
     patch --silent -d "$BUILD/cpython" -p1 < "$BUILD/cpython-debian/debian/patches/$patch"
 done
-# The time of the build would make every build another one; without it Python says xx:xx:xx.
-sed -i 's/__DATE__/NO_DATE/g; s/__TIME__/NO_TIME/g' "$BUILD/cpython/Modules/getbuildinfo.c"
+# The time of the build would make every build another one; this is the time of the sources.
+day=$(LC_ALL=C date -u -r "$BUILD/cpython/README.rst" "+%b %d %Y")
+sed -i "s/DATE __DATE__/DATE \"$day\"/; s/TIME __TIME__/TIME \"00:00:00\"/" "$BUILD/cpython/Modules/getbuildinfo.c"
 modules="_bz2 _curses _curses_panel _dbm _gdbm _lzma _sqlite3 _tkinter _uuid nis readline xxlimited xxlimited_35"
 (cd "$BUILD/cpython" &&
     PKG_CONFIG_LIBDIR="$prefix/lib/pkgconfig" ./configure --prefix=/python --build=$host --with-openssl="$BUILD/openssl-root/usr" \
