@@ -4,6 +4,7 @@ import os
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -70,6 +71,12 @@ def test_it_says_itself_how_it_runs_and_follows_when_threads_change(model):
     assert model.info.threads == details["prefill_threads"] == 1
     model.set_threads(2, 3)
     assert (model.info.threads, model.info.details["prefill_threads"]) == (2, 3)
+
+
+def test_it_says_which_of_the_codes_that_are_there_runs(model):
+    folder = Path(import_llama_cpp().llama_cpp._lib._name).parent
+    there = {path.stem.removeprefix("libggml-cpu-") for path in folder.glob("libggml-cpu-*.so")}
+    assert model.info.details["cpu_code"] in (there or {"one build"})
 
 
 def test_a_device_that_is_not_there_is_an_error():
