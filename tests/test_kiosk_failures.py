@@ -3,6 +3,7 @@
 import os
 import re
 import signal
+import time
 from contextlib import suppress
 
 import pytest
@@ -49,6 +50,17 @@ def test_the_camera_may_not_be_used(browser, service):
     kiosk.check()
     kiosk.choose(PICTURES[0])  # is what it advises
     expect(kiosk.page.locator("#check-status")).to_have_text(kiosk.text("check.good"))
+    context.close()
+
+
+def test_where_no_files_are_taken_none_is_advised(browser, service):
+    context = browser.new_context(**WINDOW)
+    kiosk = Kiosk(context, service)
+    about(kiosk.page, file=False)
+    kiosk.start().accept().button("photo.use_camera").click()
+    problem = kiosk.problem("denied", "camera_problems")
+    expect(problem).to_contain_text(kiosk.text("camera_problems.staff"))
+    assert kiosk.text("camera_problems.denied") not in problem.inner_text()
     context.close()
 
 
@@ -135,7 +147,7 @@ def test_a_question_that_is_too_long_can_be_made_shorter(kiosk):
 
 
 def test_an_answer_that_is_slow_says_so_and_can_be_stopped(kiosk, paused):
-    about(kiosk.page, report_seconds=0.1)
+    about(kiosk.page, report_seconds=0.1, idle_seconds=10)  # and meanwhile nobody counts as away
     kiosk.page.clock.install()
     kiosk.start().photo().button("check.get_report").click()
     expect(kiosk.page.locator("#stop")).to_be_visible()
@@ -187,8 +199,113 @@ def test_a_page_that_is_left_leaves_nothing(kiosk, service, way, paused):
     for _ in range(50):
         if service.request("POST", f"/v1/conversations/{conversation}/report")[0] == 404:
             break
-        (kiosk.page.context.pages and page.is_closed()) or page.wait_for_timeout(100)
+        time.sleep(0.1)
     assert service.request("POST", f"/v1/conversations/{conversation}/report")[0] == 404
+
+
+def held(page, address: str) -> list:
+    """The requests to this address, which are not passed on."""
+    found: list = []
+    page.route(address, lambda route: found.append(route))  # noqa: PLW0108 - Playwright marks what it is given
+    return found
+
+
+def test_what_went_wrong_with_one_photo_is_not_said_of_the_next_persons(kiosk):
+    first: list = []
+    kiosk.page.route("**/v1/conversations", lambda route: route.continue_() if first else first.append(route))
+    kiosk.start().accept().choose(PICTURES[1])
+    expect(kiosk.page.locator("#check-status")).to_have_text(kiosk.text("check.checking"))
+    kiosk.button("header.start_over").click()
+    kiosk.photo()
+    first[0].fulfill(status=422, content_type="application/problem+json", body='{"code": "image_unusable"}')
+    kiosk.page.wait_for_timeout(300)
+    expect(kiosk.page.locator("#check-status")).to_have_text(kiosk.text("check.good"))
+    expect(kiosk.page.locator(".problem:visible")).to_have_count(0)
+
+
+def test_a_photo_that_is_still_being_taken_goes_with_its_person(kiosk):
+    slow = "const made = HTMLCanvasElement.prototype.toBlob; HTMLCanvasElement.prototype.toBlob = function (...given) {"
+    kiosk.page.add_init_script(f"{slow} setTimeout(() => made.apply(this, given), 500); }}")
+    kiosk.start().accept().button("photo.use_camera").click()
+    expect(kiosk.page.locator("#camera-status")).to_have_text(kiosk.text("photo.camera_live"))
+    kiosk.button("photo.take").click()
+    kiosk.button("header.start_over").click()
+    kiosk.page.wait_for_timeout(1000)
+    kiosk.shown("start")
+    assert kiosk.page.evaluate("sessionStorage.getItem('conversations')") is None
+
+
+def test_a_file_that_is_chosen_after_its_person_has_gone_is_not_taken(kiosk):
+    kiosk.start().accept().button("header.start_over").click()
+    kiosk.choose(PICTURES[0])
+    kiosk.page.wait_for_timeout(300)
+    kiosk.shown("start")
+
+
+def test_another_photo_leaves_nothing_of_the_report(kiosk):
+    kiosk.start().report()
+    kiosk.button("report.other_photo").click()
+    kiosk.button("sure.delete").click()
+    kiosk.shown("photo")
+    for place in ("sections", "announcer", "talk", "made", "report-notes"):
+        assert kiosk.page.locator(f"#{place}").text_content() == "", place
+    assert kiosk.page.locator("#report-photo").get_attribute("src") is None
+
+
+def test_a_report_that_is_not_complete_says_so_on_paper(kiosk):
+    data = '{"number": 0, "section": "Cause", "text": "It comes from"}'
+    kiosk.page.route(
+        "**/report",
+        lambda route: route.fulfill(content_type="text/event-stream", body=f"event: text\ndata: {data}\n\n"),
+    )
+    kiosk.start().photo().button("check.get_report").click()
+    kiosk.problem("lost")
+    kiosk.page.emulate_media(media="print")
+    expect(kiosk.page.locator("#made")).to_be_visible()
+    expect(kiosk.page.locator("#made")).to_have_text(kiosk.text("report.broken"))
+
+
+def test_a_service_that_says_nothing_at_all_is_given_up(kiosk):
+    held(kiosk.page, "**/report")
+    kiosk.page.clock.install()
+    kiosk.start().photo().button("check.get_report").click()
+    expect(kiosk.page.locator("#stop")).to_be_visible()
+    kiosk.page.clock.fast_forward(91_000)
+    kiosk.problem("lost")
+
+
+def test_sending_the_photo_again_can_be_stopped(kiosk, service):
+    kiosk.start().photo()
+    service.request("DELETE", f"/v1/conversations/{kiosk.conversation()}")
+    again = held(kiosk.page, "**/v1/conversations")
+    kiosk.button("check.get_report").click()
+    expect(kiosk.page.locator("#stop")).to_be_visible()
+    for _ in range(100):
+        if again:
+            break
+        kiosk.page.wait_for_timeout(50)
+    kiosk.button("report.stop").click()
+    expect(kiosk.page.locator("#progress-title")).to_have_text(kiosk.text("report.stopped_empty"))
+
+
+def test_a_service_that_is_not_ready_is_said_to_whoever_wants_to_begin(kiosk):
+    kiosk.start()
+    first = held(kiosk.page, "**/about")
+    kiosk.button("start.accept").click()
+    kiosk.shown("wait")
+    expect(kiosk.page.locator("#wait-text")).to_have_text(kiosk.text("wait.loading"))
+    first[0].continue_()
+    kiosk.shown("photo")
+
+
+def test_a_conversation_that_could_not_be_deleted_is_deleted_before_the_next_person(kiosk):
+    kiosk.start().photo()
+    kiosk.page.route("**/v1/conversations/*", lambda route: route.abort())
+    kiosk.button("header.start_over").click()
+    kiosk.shown("start")
+    kiosk.page.unroute("**/v1/conversations/*")
+    with kiosk.page.expect_response(lambda answer: answer.request.method == "DELETE"):
+        kiosk.button("start.accept").click()
 
 
 def test_a_conversation_that_could_not_be_deleted_is_deleted_later(kiosk, service):

@@ -34,7 +34,7 @@ export async function follow(ask, onEvent) {
 async function* asked(visit, ask, signal) {
   let begun = false;
   try {
-    for await (const event of ask((visit.conversation ?? (await converse())).id, signal)) {
+    for await (const event of ask((visit.conversation ?? (await sent(signal))).id, signal)) {
       begun = true;
       yield event;
     }
@@ -42,8 +42,17 @@ async function* asked(visit, ask, signal) {
     if (kindOf(error.code) !== "gone" || visit !== current()) throw error;
     dropConversation();
     if (begun) throw error;
-    yield* ask((await converse()).id, signal);
+    yield* ask((await sent(signal)).id, signal);
   }
+}
+
+// The conversation once the photo is sent. To stop waiting for it does not stop the sending, so that it can be deleted.
+function sent(signal) {
+  signal.throwIfAborted();
+  const stopped = new Promise((_, reject) => {
+    signal.addEventListener("abort", () => reject(signal.reason), { once: true });
+  });
+  return Promise.race([converse(), stopped]);
 }
 
 export const stopAnswer = () => running?.abort();

@@ -1,7 +1,7 @@
 // Several answers to the first question, and how far they agree.
 
 import { announce } from "./announcer.js";
-import { follow, stopAnswer } from "./answering.js";
+import { follow, isAnswering, stopAnswer } from "./answering.js";
 import { byId, make, show } from "./elements.js";
 import { hideProblem, showProblem } from "./problems.js";
 import { compare } from "./service.js";
@@ -22,6 +22,7 @@ export function startComparison() {
 export const showComparison = () => clear();
 
 async function start() {
+  if (isAnswering()) return;
   clear();
   let done = 0;
   const tell = () => {
@@ -39,11 +40,12 @@ async function start() {
     },
   );
   if (ended === null) return;
+  const mayMove = [document.body, byId("stop-comparison")].includes(document.activeElement);
   setBusy(false);
   byId("comparison-status").textContent = ended === "stopped" ? text("questions.stopped") : "";
   if (ended === "done") draw();
   else if (ended !== "stopped") showProblem(problem, ended, start);
-  byId("compare").focus();
+  if (mayMove) byId("compare").focus();
 }
 
 function draw() {

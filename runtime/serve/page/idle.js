@@ -15,7 +15,7 @@ let asked = null; // when it was asked
 
 // `isActive`: whether there is anything to wipe. `isBusy`: an answer is being made. `onEnd`: wipe.
 export function watchIdle({ seconds, isActive, isBusy, onEnd }) {
-  const limit = Math.min(ANSWER, seconds);
+  const limit = ANSWER;
   const end = () => {
     close();
     onEnd();
@@ -29,7 +29,8 @@ export function watchIdle({ seconds, isActive, isBusy, onEnd }) {
 
   function tick() {
     const now = Date.now();
-    if (!isActive()) touched = answered = now;
+    if (!isActive() || now < touched || now < answered) touched = answered = now; // or the clock was set back
+    if (asked && now < asked) asked = now;
     if (isBusy() && !asked) touched = now;
     if (asked) {
       draw();

@@ -1,5 +1,6 @@
 // Starts the page, and leads from screen to screen.
 
+import { announce } from "./announcer.js";
 import { isAnswering, stopAnswer } from "./answering.js";
 import { checkPhoto, startCheckScreen } from "./check_screen.js";
 import { startComparison } from "./comparison.js";
@@ -15,13 +16,15 @@ import { currentScreen, showScreen, watchBack } from "./screens.js";
 import { about, forgetAll } from "./service.js";
 import { HOME, language, loadTexts, setLanguage, setText } from "./texts.js";
 import { setTextSize, startTextSize } from "./text_size.js";
-import { current, dropPhoto, onWipe, setPhoto, wipe } from "./visit.js";
+import { current, onWipe, setPhoto, wipe } from "./visit.js";
 
 const RETRY = 3000; // milliseconds
+const SLOW = 1000; // milliseconds, after which somebody wants to know why
+const FORGET_AGAIN = 60_000; // milliseconds; see forgetAll
 let whenSure = startOver; // what is done when somebody is sure
 
 async function main() {
-  await loadTexts();
+  await untilLoaded();
   startTextSize();
   const { kiosk } = await whenReady();
   forgetAll();
@@ -46,7 +49,18 @@ async function main() {
   // A page that is left keeps nothing, also if the browser keeps the page to show it again.
   window.addEventListener("pagehide", leave);
   window.addEventListener("pageshow", (event) => event.persisted && leave());
+  setInterval(() => currentScreen() === "start" && forgetAll(), FORGET_AGAIN);
   showScreen("start");
+}
+
+async function untilLoaded() {
+  for (;;) {
+    try {
+      return await loadTexts();
+    } catch {
+      await new Promise((resolve) => setTimeout(resolve, RETRY));
+    }
+  }
 }
 
 // What the service says of itself, as soon as it does.
@@ -71,9 +85,17 @@ async function whenReady() {
 async function onAccept() {
   byId("accept").disabled = true;
   sayWiped(false);
+  forgetAll();
+  const slow = setTimeout(sayLoading, SLOW);
   await whenReady(); // also the newest figure of how long a report takes
+  clearTimeout(slow);
   byId("accept").disabled = false;
   showScreen("photo");
+}
+
+function sayLoading() {
+  setText(byId("wait-text"), "wait.loading");
+  showScreen("wait");
 }
 
 function onPhoto(photo, fromCamera) {
@@ -126,7 +148,7 @@ function goBack() {
 
 function anotherPhoto() {
   stopAnswer();
-  dropPhoto();
+  wipe(); // of the report, too; language and text size stay
   showScreen("photo");
 }
 
@@ -139,7 +161,9 @@ function startOver() {
 
 function sayWiped(visible) {
   show(byId("wiped"), visible);
-  if (visible) setText(byId("wiped"), "wiped");
+  if (!visible) return;
+  setText(byId("wiped"), "wiped");
+  announce(byId("wiped").textContent, language());
 }
 
 main();

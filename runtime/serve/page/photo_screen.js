@@ -21,7 +21,7 @@ export function startPhotoScreen({ offers, onPhoto }) {
   show(byId("drop-hint"), filesTaken);
   byId("use-camera").addEventListener("click", useCamera);
   byId("close-camera").addEventListener("click", leaveCamera);
-  byId("other-camera").addEventListener("click", () => chooseNext().then(useCamera));
+  byId("other-camera").addEventListener("click", () => chooseNext().then(() => cameraShown() && useCamera()));
   byId("take").addEventListener("click", () => take(onPhoto));
   byId("take-later").addEventListener("click", () => countDown(SELF_TIMER, onPhoto));
   byId("choose-file").addEventListener("click", chooseFile);
@@ -75,12 +75,14 @@ export async function useCamera() {
 function failCamera(kind) {
   leaveCamera();
   if (currentScreen() !== "photo") return;
-  showWords(problem, `camera_problems.${kind}_title`, [`camera_problems.${kind}`], useCamera);
+  const advice = filesTaken ? kind : "staff";
+  showWords(problem, `camera_problems.${kind}_title`, [`camera_problems.${advice}`], useCamera);
 }
 
 async function take(onPhoto) {
   try {
     const photo = await takePhoto(video);
+    if (!cameraShown()) return; // it was closed meanwhile, or the person has gone
     leaveCamera();
     onPhoto(photo, true);
   } catch (error) {
@@ -103,7 +105,7 @@ function countDown(seconds, onPhoto) {
 
 function useFiles(files, onPhoto) {
   const [file] = files;
-  if (!file) return;
+  if (!file || currentScreen() !== "photo") return; // the browser's choice may stay open when the person has gone
   hideProblem(problem);
   if (files.length > 1) showWords(problem, "problems.several_title", ["problems.several"]);
   else if (!TYPES.includes(file.type)) showWords(problem, "problems.kind_title", ["problems.kind"]);

@@ -1,7 +1,7 @@
 // Further questions about the photo: suggested ones to touch, or one's own.
 
 import { announce, hear, hearEnd } from "./announcer.js";
-import { follow, stopAnswer } from "./answering.js";
+import { follow, isAnswering, stopAnswer } from "./answering.js";
 import { byId, make, show } from "./elements.js";
 import { hideProblem, kindOf, showProblem } from "./problems.js";
 import { answer } from "./service.js";
@@ -41,6 +41,7 @@ function drawSuggestions() {
 
 // `question` goes to the model, `shown` is the same in the chosen language.
 async function ask(question, shown) {
+  if (isAnswering()) return; // the button of an earlier problem may still be there
   const asker = document.activeElement;
   hideProblem(problem);
   const { item, said } = turn(question, shown);

@@ -1,7 +1,7 @@
 // The screen of the report: the model's answers as they are written, and what can be done with them.
 
-import { hear, hearEnd } from "./announcer.js";
-import { follow, stopAnswer } from "./answering.js";
+import { announce, hear, hearEnd } from "./announcer.js";
+import { follow, isAnswering, stopAnswer } from "./answering.js";
 import { drawAdvice } from "./check_screen.js";
 import { showComparison } from "./comparison.js";
 import { byId, make, show } from "./elements.js";
@@ -18,6 +18,7 @@ const problem = byId("report-problem");
 let texts = new Map(); // the Text node of each section's number
 let names = []; // of the sections, as the service says them
 let made = null; // when the report was made
+let unfinished = null; // the key of the words that say why there is no more of it
 let savedAs = null; // the name of the file
 
 export function startReportScreen({ offers, onFinish, onAnother }) {
@@ -27,6 +28,7 @@ export function startReportScreen({ offers, onFinish, onAnother }) {
   byId("save").addEventListener("click", () => {
     savedAs = saveReport(made);
     drawSaved();
+    announce(byId("saved").textContent, language());
     byId("saved").scrollIntoView({ block: "nearest" });
   });
   byId("show-receipt").addEventListener("click", () => openReceipt(made));
@@ -39,6 +41,7 @@ export function startReportScreen({ offers, onFinish, onAnother }) {
 }
 
 export async function writeReport() {
+  if (isAnswering()) return;
   clear();
   const visit = current();
   byId("report-photo").src = visit.address;
@@ -87,7 +90,8 @@ function finishReport(ended) {
     problem.scrollIntoView({ block: "nearest" });
   }
   const stopped = texts.size ? "report.stopped" : "report.stopped_empty";
-  endProgress(ended === "done" ? "report.done" : ended === "stopped" ? stopped : "report.broken");
+  if (ended !== "done") unfinished = ended === "stopped" ? stopped : "report.broken";
+  endProgress(unfinished ?? "report.done");
   show(byId("again"), ended === "stopped");
   for (const id of ["save", "show-receipt"]) byId(id).disabled = ended !== "done";
   byId("print").disabled = !texts.size;
@@ -111,7 +115,9 @@ function drawNotes() {
 }
 
 function drawMade() {
-  byId("made").textContent = made ? text("report.made", { time: dateAndTime(made) }) : "";
+  // It is only on paper; on the screen the same is said elsewhere.
+  const words = made ? text("report.made", { time: dateAndTime(made) }) : unfinished && text(unfinished);
+  byId("made").textContent = words ?? "";
 }
 
 function drawSaved() {
@@ -129,7 +135,7 @@ function drawAgain() {
 
 function clear() {
   hideProblem(problem);
-  [texts, names, made, savedAs] = [new Map(), [], null, null];
+  [texts, names, made, unfinished, savedAs] = [new Map(), [], null, null, null];
   drawSaved();
   byId("sections").replaceChildren();
   byId("sections").removeAttribute("aria-busy");

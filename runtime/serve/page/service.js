@@ -4,6 +4,7 @@ import { readEvents } from "./events.js";
 import { takeToken } from "./token.js";
 
 const token = takeToken();
+const SILENCE = 90_000; // milliseconds without an answer; the service itself waits a minute for the model
 const LEFT = "conversations"; // ids that are still to be deleted, in case the page is reloaded before they are
 
 export class ServiceError extends Error {
@@ -15,11 +16,16 @@ export class ServiceError extends Error {
 
 async function call(method, path, { type, body, signal, keepalive = false } = {}) {
   const headers = { ...(token && { authorization: `Bearer ${token}` }), ...(type && { "content-type": type }) };
+  const silent = new AbortController();
+  const timer = setTimeout(() => silent.abort(), SILENCE);
+  const ends = AbortSignal.any([silent.signal, ...(signal ? [signal] : [])]);
   let response;
   try {
-    response = await fetch(path, { method, headers, body, signal, keepalive, cache: "no-store" });
+    response = await fetch(path, { method, headers, body, signal: ends, keepalive, cache: "no-store" });
   } catch (error) {
     throw signal?.aborted ? error : new ServiceError("lost");
+  } finally {
+    clearTimeout(timer);
   }
   if (response.ok) return response;
   const problem = await response.json().catch(() => ({}));

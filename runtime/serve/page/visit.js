@@ -28,8 +28,7 @@ export function setPhoto(photo, fromCamera) {
   Object.assign(visit, { photo, fromCamera, address: URL.createObjectURL(photo) });
 }
 
-// The photo goes, and what was found in it; the person stays.
-export function dropPhoto() {
+function dropPhoto() {
   dropConversation();
   if (visit.address) URL.revokeObjectURL(visit.address);
   Object.assign(visit, { photo: null, address: null, report: null, answers: [] });
@@ -44,9 +43,15 @@ export function dropConversation() {
 export async function converse() {
   const mine = visit;
   const { photo } = mine;
-  const conversation = await openConversation(photo);
-  if (mine !== visit || photo !== mine.photo) {
-    forget(conversation.id); // the person, or the photo, has gone meanwhile
+  const gone = () => mine !== visit || photo !== mine.photo; // the person, or the photo, meanwhile
+  let conversation;
+  try {
+    conversation = await openConversation(photo);
+  } catch (error) {
+    throw gone() ? new DOMException("the photo has gone", "AbortError") : error;
+  }
+  if (gone()) {
+    forget(conversation.id);
     throw new DOMException("the photo has gone", "AbortError");
   }
   mine.conversation = conversation;
