@@ -59,6 +59,13 @@ SHEETS = {
     "more": ("landscape-en-light", ["questions", "receipt", "denied", "lost"], 640),
 }
 """For the manual: a look, its states, and how wide each picture is."""
+EVERY_STATE = {
+    "every-portrait-en": "portrait-en-light",
+    "every-portrait-ja": "portrait-ja-dark",
+    "every-landscape-en": "landscape-en-dark",
+    "every-landscape-ja": "landscape-ja-light",
+}
+"""Sheets of all states of a look, in the order in which they are met."""
 
 
 class Visitor:
@@ -220,19 +227,27 @@ def make_sheets(folder: Path, target: Path) -> None:
     """Some of the pictures beside each other, small enough for a manual."""
     target.mkdir(parents=True, exist_ok=True)
     for name, (look, states, width) in SHEETS.items():
-        pictures = [Image.open(folder / look / f"{state}.png").convert("RGB") for state in states]
-        pictures = [
-            one.resize((width, round(one.height * width / one.width)), Image.Resampling.LANCZOS) for one in pictures
-        ]
-        columns = 2 if width > 500 else 3
-        rows = [pictures[i : i + columns] for i in range(0, len(pictures), columns)]
-        heights = [max(one.height for one in row) for row in rows]
-        size = columns * (width + GAP) - GAP, sum(heights) + GAP * (len(rows) - 1)
-        sheet = Image.new("RGB", size, "white")
-        for number, row in enumerate(rows):
-            for place, one in enumerate(row):
-                sheet.paste(one, (place * (width + GAP), sum(heights[:number]) + GAP * number))
-        sheet.save(target / f"{name}.webp", quality=82, method=6)
+        pictures = [folder / look / f"{state}.png" for state in states]
+        _sheet(pictures, width, 2 if width > 500 else 3).save(target / f"{name}.webp", quality=82, method=6)
+    for name, look in EVERY_STATE.items():
+        pictures = sorted((folder / look).glob("*.png"), key=lambda path: path.stat().st_mtime)
+        width, columns = (480, 4) if "landscape" in look else (300, 6)
+        _sheet(pictures, width, columns).save(target / f"{name}.webp", quality=75, method=6)
+
+
+def _sheet(paths: list[Path], width: int, columns: int) -> Image.Image:
+    """Pictures in rows, each as wide as this."""
+    pictures = [Image.open(path).convert("RGB") for path in paths]
+    pictures = [
+        one.resize((width, round(one.height * width / one.width)), Image.Resampling.LANCZOS) for one in pictures
+    ]
+    rows = [pictures[i : i + columns] for i in range(0, len(pictures), columns)]
+    heights = [max(one.height for one in row) for row in rows]
+    sheet = Image.new("RGB", (columns * (width + GAP) - GAP, sum(heights) + GAP * (len(rows) - 1)), "white")
+    for number, row in enumerate(rows):
+        for place, one in enumerate(row):
+            sheet.paste(one, (place * (width + GAP), sum(heights[:number]) + GAP * number))
+    return sheet
 
 
 def main() -> None:
