@@ -203,6 +203,23 @@ def test_a_page_that_is_left_leaves_nothing(kiosk, service, way, paused):
     assert service.request("POST", f"/v1/conversations/{conversation}/report")[0] == 404
 
 
+def test_a_page_that_the_browser_kept_shows_nothing_when_it_comes_back(kiosk):
+    """Playwright switches the browser's keeping of pages off, so what it tells the page is said by hand."""
+    kiosk.start().report()
+    conversation = kiosk.conversation()
+    kiosk.page.evaluate("window.dispatchEvent(new PageTransitionEvent('pageshow', {persisted: true}))")
+    kiosk.shown("start")
+    for place in ("sections", "announcer", "suggestions"):
+        assert kiosk.page.locator(f"#{place}").text_content() == "", place
+    assert kiosk.page.locator("#report-photo").get_attribute("src") is None
+    expect(kiosk.page.locator("#wiped")).to_be_hidden()
+    for _ in range(100):  # until the service has said that it is deleted
+        if conversation not in (left := left_in(kiosk.page)):
+            break
+        kiosk.page.wait_for_timeout(100)
+    assert conversation not in left
+
+
 def held(page, address: str) -> list:
     """The requests to this address, which are not passed on."""
     found: list = []
