@@ -19,8 +19,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 CONTROL = "192.0.2.1"  # an address of no machine (RFC 5737)
-# The browser of the kiosk page's tests asks the kernel whether there is a way to this address of its maker's, by connecting
-# a datagram socket. That sends nothing, and no option of it leaves it out.
+# The browser of the kiosk page's tests asks the kernel whether there is a way to this address of its maker's, by
+# connecting a datagram socket. That sends nothing. No option that would leave it out was found.
 PROBE = "2001:4860:4860::8888"
 CALLS = "connect,sendto,sendmsg,sendmmsg"
 SIGNS = ("--seccomp-bpf", "-f", "-qq", "-s", "0", "-e", f"trace={CALLS}")
