@@ -3,13 +3,15 @@
 import http.client
 import json
 import os
+import random
+import re
 import signal
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,13 @@ from support import ROOT
 
 PICTURES = sorted((ROOT / "runtime/demo/pictures").glob("*.jpg"))
 PHOTO = PICTURES[0].read_bytes()
+STOPS_LOADING = """
+import os, signal, sys
+
+if "skingpt_edge.runtime.serve.model_worker" in sys.orig_argv:
+    os.kill(os.getpid(), signal.SIGSTOP)
+"""
+"""As `sitecustomize.py`: the model's process loads for ever."""
 SKINGPT = str(Path(sys.executable).with_name("skingpt"))
 
 
@@ -47,14 +56,25 @@ class RunningService:
 
     @property
     def log(self) -> list[dict[str, Any]]:
-        """The lines of its log."""
-        return [json.loads(line) for line in self.log_file.read_text().splitlines() if line.startswith("{")]
+        """The lines of its log so far; not one that is just being written."""
+        whole = self.log_file.read_text().rpartition("\n")[0]
+        return [json.loads(line) for line in whole.splitlines() if line.startswith("{")]
 
     def worker(self) -> int:
         """The process id of the model's process that was ready last."""
         return [line["pid"] for line in self.log if line["event"] == "worker_ready"][-1]
 
-    def wait_ready(self, seconds: float = 120) -> "RunningService":
+    def requests_now(self) -> int:
+        """How many are answered or wait, whose clients are there."""
+        return int(float(re.search(r"(?m)^skingpt_requests_now (.*)$", self.request("GET", "/metrics")[2].decode())[1]))
+
+    def kill_worker(self) -> None:
+        """Kill the model's process. Returns when the service has noticed; a request before that would be lost, too."""
+        pid = self.worker()
+        os.kill(pid, signal.SIGKILL)
+        until(lambda: [line for line in self.log if line["event"] == "worker_ended" and line["pid"] == pid])
+
+    def wait_ready(self, seconds: float = 300) -> "RunningService":
         end = time.monotonic() + seconds
         while time.monotonic() < end:
             assert self.process.poll() is None, self.log_file.read_text()
@@ -66,7 +86,7 @@ class RunningService:
             time.sleep(0.05)
         raise AssertionError(f"not ready: {self.log_file.read_text()}")
 
-    def connect(self, timeout: float = 120) -> http.client.HTTPConnection:
+    def connect(self, timeout: float = 300) -> http.client.HTTPConnection:
         return http.client.HTTPConnection("127.0.0.1", self.port, timeout=timeout)
 
     def request(
@@ -101,7 +121,7 @@ class RunningService:
         """Its exit code."""
         if self.process.poll() is None:
             self.process.send_signal(number)
-        return self.process.wait(timeout=60)
+        return self.process.wait(timeout=120)
 
 
 def parse_events(text: str) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -113,9 +133,20 @@ def parse_events(text: str) -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+    """Of those that systems give to nobody who does not ask for them, so that it is still free a while later."""
+    while True:
+        port = random.randrange(20_000, 32_000)
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
+
+
+def until(condition: Callable[[], object], seconds: float = 120) -> None:
+    """Wait until something is so."""
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.02)
 
 
 @contextmanager
