@@ -3,13 +3,12 @@
 import json
 import os
 import signal
-import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from service import PHOTO, PICTURES, parse_events, running
+from service import PHOTO, PICTURES, parse_events, running, until
 from skingpt_edge.runtime import SkinGPT
 
 LIBRARIES = ("llama", "ggml", "onnxruntime", "PIL", "turbojpeg", "simplejpeg", "numpy")
@@ -31,13 +30,6 @@ def ask(service, conversation: str, question: str, **more) -> dict:
     status, _, answer = service.request("POST", path, body, content_type="application/json", accept="application/json")
     assert status == 200, answer
     return json.loads(answer)
-
-
-def until(condition) -> None:
-    end = time.monotonic() + 60
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.02)
 
 
 def test_a_report_is_that_of_the_model_in_process(service, model):
@@ -96,7 +88,7 @@ def test_a_conversation_outlives_the_models_process(tmp_path, model):
         )
         before = service.worker()
         os.kill(before, signal.SIGKILL)
-        until(lambda: service.log[-1]["event"] == "worker_started")
+        until(lambda: [line["event"] for line in service.log].count("worker_started") == 2)
         assert tuple(ask(service, number, "Is it large?")["token_ids"]) == here.ask("Is it large?").token_ids
         assert service.worker() != before
 
@@ -118,7 +110,7 @@ def test_the_server_has_no_model_and_no_decoder_in_it(service):
 
 
 def test_a_hung_process_is_replaced_and_its_request_ends_with_a_code(tmp_path):
-    with running(tmp_path, "--hang-seconds", "3") as service:
+    with running(tmp_path, "--hang-seconds", "8") as service:
         hung = service.worker()
         os.kill(hung, signal.SIGSTOP)
         status, _, body = service.request(
@@ -170,8 +162,7 @@ def test_too_many_requests_are_told_to_come_again(tmp_path):
                 )
                 for _ in range(4)
             ]
-            while sum(one.done() for one in tried) < 2:
-                time.sleep(0.05)
+            until(lambda: sum(one.done() for one in tried) >= 2)
             os.kill(service.worker(), signal.SIGCONT)
             answers = [one.result() for one in tried]
     refused = [(headers, json.loads(body)) for status, headers, body in answers if status == 503]
@@ -181,18 +172,24 @@ def test_too_many_requests_are_told_to_come_again(tmp_path):
 
 
 def test_an_answer_has_a_time_limit(tmp_path):
-    with running(tmp_path, "--answer-seconds", "1", "--conversations", "1") as service:
-        connection = service.connect()
-        headers = {"Authorization": f"Bearer {service.token}", "Content-Type": "image/jpeg", "Connection": "close"}
-        connection.request("POST", "/v1/reports", PHOTO, headers)
-        answer = connection.getresponse()
-        text = ""
-        while "event: text" not in text:
-            text += answer.readline().decode()
-        os.kill(service.worker(), signal.SIGSTOP)
-        text += answer.read().decode()
-        connection.close()
-        os.kill(service.worker(), signal.SIGCONT)
-        name, data = list(parse_events(text))[-1]
-        assert (name, data["code"]) == ("error", "answer_too_slow")
+    """The demonstration model may be at the end of its report before it is stopped; then the same is done again."""
+    with running(tmp_path, "--answer-seconds", "4", "--conversations", "1") as service:
+        for _ in range(20):
+            connection = service.connect()
+            headers = {"Authorization": f"Bearer {service.token}", "Content-Type": "image/jpeg", "Connection": "close"}
+            connection.request("POST", "/v1/reports", PHOTO, headers)
+            answer = connection.getresponse()
+            text = ""
+            while "event: text" not in text:
+                line = answer.readline().decode()
+                assert line, text
+                text += line
+            os.kill(service.worker(), signal.SIGSTOP)
+            text += answer.read().decode()
+            connection.close()
+            os.kill(service.worker(), signal.SIGCONT)
+            name, data = list(parse_events(text))[-1]
+            if name != "report":
+                break
+        assert (name, data.get("code")) == ("error", "answer_too_slow")
         assert service.report()["turns"]

@@ -5,7 +5,7 @@ import os
 import signal
 
 import pytest
-from service import PHOTO, PICTURES, parse_events, running
+from service import PHOTO, PICTURES, parse_events, running, until
 
 FAULTS = """
 import os, sys, time
@@ -45,7 +45,7 @@ if "skingpt_edge.runtime.serve.model_worker" in sys.orig_argv:
 def faulty(tmp_path):
     """A service, and a way to let its model's process fail once."""
     (tmp_path / "sitecustomize.py").write_text(FAULTS)
-    with running(tmp_path, "--hang-seconds", "3", PYTHONPATH=str(tmp_path), FAULTS=str(tmp_path)) as service:
+    with running(tmp_path, "--hang-seconds", "8", PYTHONPATH=str(tmp_path), FAULTS=str(tmp_path)) as service:
         yield service, lambda fault: (tmp_path / fault).touch()
 
 
@@ -77,8 +77,7 @@ def test_a_wrong_value_ends_the_process_and_not_the_watching_of_it(faulty):
     service, let = faulty
     before = service.worker()
     let("sends a text for a number")
-    while service.worker() == before:
-        assert service.process.poll() is None
+    until(lambda: service.worker() != before)
     assert report(service)[0] == 200
     assert "worker_unintelligible" in [line["event"] for line in service.log]
 
@@ -87,17 +86,21 @@ def test_the_log_has_the_end_of_a_stream_that_had_begun(tmp_path):
     """Whose own status was sent long before: killed in the middle, and left by its client."""
     with running(tmp_path) as service:
         for photo, end in ((PICTURES[0], "kill"), (PICTURES[1], "leave")):
+            worker = service.wait_ready().worker()
+            os.kill(worker, signal.SIGSTOP)  # so that the answer does not come to its end before
             connection = service.connect()
             headers = {"Authorization": f"Bearer {service.token}", "Content-Type": "image/jpeg"}
             connection.request("POST", "/v1/reports", photo.read_bytes(), headers)
             answer = connection.getresponse()
             assert answer.readline() == b"event: conversation\n"
-            os.kill(service.wait_ready().worker(), signal.SIGSTOP if end == "leave" else signal.SIGKILL)
+            until(lambda: service.requests_now() == 1)
             if end == "kill":
+                os.kill(worker, signal.SIGKILL)
                 assert list(parse_events(answer.read().decode()))[-1][1]["code"] == "worker_ended"
             connection.close()
             answer.close()
-        os.kill(service.worker(), signal.SIGCONT)
+            until(lambda: service.requests_now() == 0)
+        os.kill(worker, signal.SIGCONT)
         assert service.stop() == 0
         ends = [(line["status"], line.get("code")) for line in service.log if line.get("route") == "/v1/reports"]
         assert ends == [(503, "worker_ended"), (499, None)]
