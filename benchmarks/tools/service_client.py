@@ -177,9 +177,9 @@ def _type(photo: bytes) -> str:
     return "image/png" if photo[:1] == b"\x89" else "image/webp" if photo[:4] == b"RIFF" else "image/jpeg"
 
 
-async def fetch(service: RunningService, data: bytes, *, seconds: float = SECONDS) -> Reply:
+async def fetch(service: RunningService, data: bytes, *, seconds: float | None = None) -> Reply:
     """The answer to one request on a connection of its own. Raises OSError, TimeoutError."""
-    async with asyncio.timeout(seconds):
+    async with asyncio.timeout(seconds or SECONDS):
         connection = await Connection.open(service)
         try:
             sending = asyncio.ensure_future(_quietly(connection.send(data)))
@@ -197,7 +197,7 @@ async def _quietly(sending: Any) -> None:
         await sending
 
 
-async def outcome(service: RunningService, kind: str, data: bytes, *, seconds: float = SECONDS) -> Outcome:
+async def outcome(service: RunningService, kind: str, data: bytes, *, seconds: float | None = None) -> Outcome:
     """How a request of one of KINDS ends."""
     begun = time.monotonic()
     try:
@@ -269,9 +269,9 @@ async def gauge(service: RunningService, name: str) -> float:
     return next(float(line.split()[1]) for line in text.splitlines() if line.startswith(f"skingpt_{name} "))
 
 
-async def at_rest(service: RunningService, seconds: float = 10) -> bool:
+async def at_rest(service: RunningService) -> bool:
     """Whether no request is answered or waits any more, within some time."""
-    end = time.monotonic() + seconds
+    end = time.monotonic() + service.rest_seconds
     while await gauge(service, "requests_now"):
         if time.monotonic() > end:
             return False

@@ -49,7 +49,7 @@ async def run_disconnects(count: int, say: Say) -> Findings:
         left = await _all_disconnects(service, count, usual, say)
         rested = await at_rest(service)
         conversations = await gauge(service, "conversations")
-        same = await service.until(lambda: _same(service, before), 10)
+        same = await service.until(lambda: _same(service, before), service.rest_seconds)
         after = service.levels()
         at_once_after, last = await _answers_at_once(service), await _all_at_once(service)
         log = service.text()

@@ -5,6 +5,7 @@ import os
 import signal
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import suppress
 
 from ...engines.errors import ImageError
 from ...runtime.serve.decoder import AT_ONCE
@@ -18,6 +19,7 @@ CLIENTS = 3
 DIED = "error image_decoder_died"
 MOST_GROWTH = 500e6  # bytes of the server while large photos wait
 LARGE = 60  # photos
+LEFT_SECONDS = 1  # until nothing is decoded any more for clients that have left
 PADDING = 19_000_000  # bytes that make a photo's file large
 
 
@@ -49,7 +51,7 @@ async def run_images(count: int, say: Say) -> Findings:
     found.equal("photos that end so when their own decoder is killed", _hit(children), kills)
     found.none("photos with another end when the process of all decoders is killed", _odd(parents))
     found.none("good photos beside and after a kill without an answer", _good_failed([*children, *parents]))
-    found.equal("photos that are decoded for clients that have left, after a second", left[1], 0)
+    found.equal(f"photos that are decoded for clients that have left, after {LEFT_SECONDS} s", left[1], 0)
     found.equal("photos decoded at the same time, at most", left[0] <= AT_ONCE, True)
     if count >= FULL:
         found.none("photos without an answer when the process of all decoders stops", _unanswered(stopped))
@@ -166,7 +168,8 @@ async def _kill_children(service: RunningService, count: int, say: Say) -> Ends:
         (child,) = service.decoding_pids()
         beside = asyncio.create_task(_good(service, number))
         await asyncio.sleep(0.02 * (number % 10))
-        os.kill(child, signal.SIGKILL)
+        with suppress(ProcessLookupError):
+            os.kill(child, signal.SIGKILL)
         ends += [(True, (await slow).end), (False, await beside), (False, await _good(service, number))]
     say(f"{count} decoding children killed")
     return ends
@@ -202,10 +205,10 @@ async def _leave(service: RunningService, count: int, say: Say) -> tuple[int, in
         await connection.send(data)
         await service.until(lambda before=before: bool(set(service.decoding_pids()) - before), 10, 0.005)  # type: ignore[misc]
         # One whose client has left still has to end, which takes a moment where the machine is busy.
-        await service.until(lambda: len(service.decoding_pids()) <= AT_ONCE, 1)
+        await service.until(lambda: len(service.decoding_pids()) <= AT_ONCE, LEFT_SECONDS)
         most = max(most, len(service.decoding_pids()))
         connection.close()
-    await service.until(lambda: not service.decoding_pids(), 1)
+    await service.until(lambda: not service.decoding_pids(), LEFT_SECONDS)
     say(f"{count} clients left")
     return most, len(service.decoding_pids())
 

@@ -81,7 +81,7 @@ async def _kill(service: RunningService, load: Load, number: signal.Signals, *, 
         await asyncio.sleep(random_seconds(0, 0.5))
     at = time.monotonic()
     os.kill(service.worker_pid(), number)
-    done = await load.answered_after(at, 60)
+    done = await load.answered_after(at, 120)
     started, ready = service.events("worker_started")[-1], service.events("worker_ready")[-1]
     return {
         "at": at,

@@ -70,7 +70,7 @@ async def run_slow(count: int, say: Say, limits: Mapping[str, float] = LIMITS, r
         say("reports beside bad clients are done; waiting for the rest to be closed")
         await crowd.finish()
         rested = await at_rest(service)
-        same = await service.until(lambda: service.levels()["server"].same_as(before["server"]), 10)
+        same = await service.until(lambda: service.levels()["server"].same_as(before["server"]), service.rest_seconds)
         after = service.levels()
     found = Findings({kind: len(crowd.of(kind)) for kind in ("slow headers", "slow body", "not reading")})
     found.none("good requests without an answer", (one for one in [*idle, *busy] if one.end != ANSWERED))

@@ -60,6 +60,9 @@ def level(pid: int) -> Level:
 class RunningService:
     """A service on a free port, its log and its processes."""
 
+    rest_seconds = 10
+    """After which nothing is left of requests that have ended."""
+
     def __init__(self, folder: Path, settings: Mapping[str, Any], limits: Mapping[str, float], files: int) -> None:
         """`limits`: names and values of `settings.py`; `files`: open files that each process may have."""
         with socket.socket() as probe:
