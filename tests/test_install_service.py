@@ -4,12 +4,12 @@ import json
 import os
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from threading import Event, Thread
 
 import pytest
-from service import RunningService, running
+from service import RunningService, running, until
 from skingpt_edge.benchmarks.tools.install_packages import Trusted, make_trusted, parts
 from skingpt_edge.runtime.bundle import UNSIGNED, default_bundle
 from skingpt_edge.runtime.install import store
@@ -40,13 +40,6 @@ def install_demo(trusted: Trusted, version: int, *, signed: bool = True, **chang
     install(package, unsigned=not signed)
 
 
-def until(true: Callable[[], bool], seconds: float = 60) -> None:
-    end = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < end
-        time.sleep(0.05)
-
-
 def events(service: RunningService, name: str) -> list[dict]:
     return [line for line in service.log if line["event"] == name]
 
@@ -61,16 +54,16 @@ def reload(service: RunningService) -> None:
 
 @contextmanager
 def slowed(pid: int) -> Iterator[None]:
-    """A process gets a tenth of its time, so that its answers take long."""
+    """A process gets a sixth of its time, so that its answers take long."""
     over = Event()
 
     def pulse() -> None:
         with suppress(ProcessLookupError):
             while not over.is_set():
                 os.kill(pid, signal.SIGSTOP)
-                time.sleep(0.27)
+                time.sleep(0.5)
                 os.kill(pid, signal.SIGCONT)
-                time.sleep(0.03)
+                time.sleep(0.1)
 
     thread = Thread(target=pulse)
     thread.start()
@@ -84,7 +77,7 @@ def slowed(pid: int) -> Iterator[None]:
 def test_a_reload_takes_the_new_version_and_loses_no_request(trusted, tmp_path):
     install_demo(trusted, 1)
     # What is being answered takes longer than a process may be silent.
-    with running(tmp_path, "--conversations", "1", "--queue", "20", "--hang-seconds", "2", bundle="demo") as service:
+    with running(tmp_path, "--conversations", "1", "--queue", "20", "--hang-seconds", "5", bundle="demo") as service:
         assert version(service.report()) == 1
         reload(service)
         until(lambda: bool(events(service, "bundle_kept")))
@@ -100,7 +93,7 @@ def test_a_reload_takes_the_new_version_and_loses_no_request(trusted, tmp_path):
             until(lambda: bool(events(service, "bundle_changes")))
             for client in clients[6:]:
                 client.start()
-            until(lambda: len(found) == 6)
+            until(lambda: len(found) == 6, 600)
         for client in clients:
             client.join()
         assert sorted(map(version, found)) == [1] * 6 + [2] * 3
