@@ -7,13 +7,12 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 
 import pytest
 from PIL import Image
-from service import PHOTO, PICTURES, RunningService, running
+from service import PHOTO, PICTURES, RunningService, running, until
 from skingpt_edge.runtime import (
     Client,
     InputError,
@@ -205,7 +204,7 @@ def test_a_full_queue_says_when_to_come_again(tmp_path):
         client = client_of(service)
         waiting = client.stream_report(PHOTO)
         next(waiting)
-        wait_for(lambda: figure(service, "skingpt_requests_now") == 1)
+        until(lambda: service.requests_now() == 1)
         with pytest.raises(ServiceError) as found:
             client.report(PHOTO)
         assert (found.value.code, found.value.status, found.value.retry_after) == ("queue_full", 503, 5)
@@ -257,7 +256,7 @@ def test_over_a_unix_socket_it_is_the_same(tmp_path, report):
     service = RunningService(tmp_path, "--socket", str(path))
     try:
         client = Client(f"unix:{path}", token_file=service.token_file)
-        wait_for(client.ready)
+        until(client.ready)
         found = client.report(PHOTO)
         assert turns(found.document) == turns(report)
         assert client.ask(found.conversation_id, QUESTION).text
@@ -275,14 +274,12 @@ def test_a_stream_left_early_cancels_its_answer(tmp_path, leave):
         with stopped_worker(service):
             stream = client.stream_report(PHOTO)
             assert isinstance(next(stream), ServedConversation)
-            wait_for(lambda: figure(service, "skingpt_requests_now") == 1)
+            until(lambda: service.requests_now() == 1)
             if leave == "close":
                 stream.close()
             else:
                 del stream
-            for _ in range(5):  # the service has seen it before the model's process goes on
-                service.request("GET", "/healthz")
-        wait_for(lambda: figure(service, "skingpt_requests_now") == 0)
+            until(lambda: service.requests_now() == 0)  # before the model's process goes on
         assert figure(service, "skingpt_tokens_total") == 0
         assert client.report(PHOTO).text
         assert figure(service, "skingpt_tokens_total") > 0
@@ -294,7 +291,7 @@ def test_an_answer_that_fails_on_the_way_raises_what_the_service_says(tmp_path):
         with stopped_worker(service):
             stream = client.stream_report(PHOTO)
             next(stream)
-            wait_for(lambda: figure(service, "skingpt_requests_now") == 1)
+            until(lambda: service.requests_now() == 1)
             os.kill(worker, signal.SIGKILL)
             with pytest.raises(ServiceError) as found:
                 list(stream)
@@ -496,10 +493,3 @@ def figure(service: RunningService, name: str) -> float:
     text = service.request("GET", "/metrics")[2].decode()
     (line,) = [line for line in text.splitlines() if line.startswith(f"{name} ")]
     return float(line.split()[1])
-
-
-def wait_for(condition, seconds: float = 60) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.02)
