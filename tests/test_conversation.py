@@ -321,8 +321,8 @@ def test_the_time_of_a_slow_reader_is_not_the_models():
     _, converse = start([["a", "b", "c"]])
     conversation = converse(1)
     for _ in conversation.stream("one"):
-        time.sleep(0.2)
-    assert conversation.answers[0].decode_seconds < 0.1
+        time.sleep(0.5)
+    assert conversation.answers[0].decode_seconds < 0.5
 
 
 def test_chunks_of_a_cancelled_prompt_do_not_fill_the_cache():
