@@ -3,7 +3,8 @@
 import json
 import os
 import shutil
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from service import PICTURES, RunningService
 from support import ROOT, run
 
 CHROMIUM = shutil.which("chromium")
+WAIT = 90_000  # milliseconds; a browser and a model share two cores
 needs_chromium = pytest.mark.skipif(not CHROMIUM, reason="needs Debian's chromium")
 FLAGS = [
     "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
@@ -48,7 +50,7 @@ def chromium(folder: Path, *flags: str) -> Iterator[Browser]:
 
 
 def launch(chromium: BrowserType, *flags: str) -> Browser:
-    return chromium.launch(executable_path=CHROMIUM, args=[*FLAGS, *flags])
+    return chromium.launch(executable_path=CHROMIUM, args=[*FLAGS, *flags], timeout=WAIT)
 
 
 class Kiosk:
@@ -58,8 +60,8 @@ class Kiosk:
         self.service = service
         self.language = language
         self.page = context.new_page()
-        self.page.set_default_timeout(20_000)
-        expect.set_options(timeout=20_000)
+        self.page.set_default_timeout(WAIT)
+        expect.set_options(timeout=WAIT)
         self.errors: list[str] = []
         """What the page did wrong: errors that nobody caught, and what the browser refused."""
         self.page.on("pageerror", lambda error: self.errors.append(str(error)))
@@ -126,6 +128,13 @@ class Kiosk:
 
     def finished(self) -> None:
         expect(self.page.locator("#progress-title")).to_have_text(self.text("report.done"))
+
+    def until(self, condition: Callable[[], object]) -> None:
+        """Wait until something is so, while the page goes on."""
+        end = time.monotonic() + WAIT / 1000
+        while not condition():
+            assert time.monotonic() < end
+            self.page.wait_for_timeout(50)
 
     def words(self) -> str:
         """All text of the report."""

@@ -230,7 +230,7 @@ def test_it_can_wait_for_a_service_that_is_started_later(tmp_path):
     with pytest.raises(subprocess.TimeoutExpired):
         waiting.wait(2)
     service = RunningService(tmp_path, "--port", str(port), XDG_CACHE_HOME=str(tmp_path / "cache"))
-    assert waiting.wait(60) == 0 and service.token in file.read_text()
+    assert waiting.wait(300) == 0 and service.token in file.read_text()
     service.stop()
     waiting.stdout.close()
 
