@@ -3,13 +3,12 @@
 import os
 import re
 import signal
-import time
 from contextlib import suppress
 
 import pytest
 from kiosk import FAKE_CAMERA, WIDER, Kiosk, about, chromium, launch, left_in, needs_chromium
 from playwright.sync_api import expect
-from service import PICTURES, RunningService, free_port
+from service import PICTURES, RunningService, free_port, until
 from support import DATA
 
 pytestmark = needs_chromium
@@ -119,6 +118,7 @@ def test_the_model_ends_in_the_middle_of_an_answer(kiosk, service, paused):
     kiosk.start().photo().button("check.get_report").click()
     expect(kiosk.page.locator("#progress-title")).to_have_text(kiosk.text("report.running"))
     kiosk.check()
+    kiosk.until(lambda: service.requests_now() == 1)
     os.kill(paused, signal.SIGKILL)
     problem = kiosk.problem("interrupted")
     expect(problem).to_contain_text("worker_ended")
@@ -129,6 +129,7 @@ def test_the_model_ends_in_the_middle_of_an_answer(kiosk, service, paused):
     # The same for a further question, which stays to be seen.
     os.kill(service.worker(), signal.SIGSTOP)
     kiosk.page.locator(".suggestion").first.click()
+    kiosk.until(lambda: service.requests_now() == 1)
     os.kill(service.worker(), signal.SIGKILL)
     problem = kiosk.problem("interrupted")
     expect(kiosk.page.locator(".turn")).to_contain_text(kiosk.text("questions.failed"))
@@ -147,7 +148,7 @@ def test_a_question_that_is_too_long_can_be_made_shorter(kiosk):
 
 
 def test_an_answer_that_is_slow_says_so_and_can_be_stopped(kiosk, paused):
-    about(kiosk.page, report_seconds=0.1, idle_seconds=10)  # and meanwhile nobody counts as away
+    about(kiosk.page, report_seconds=0.1, idle_seconds=20)  # and meanwhile nobody counts as away
     kiosk.page.clock.install()
     kiosk.start().photo().button("check.get_report").click()
     expect(kiosk.page.locator("#stop")).to_be_visible()
@@ -190,17 +191,11 @@ def test_a_page_that_is_left_leaves_nothing(kiosk, service, way, paused):
         page.go_back()
     if way != "close":
         kiosk.shown("start")  # by itself: a kiosk has no keyboard
-        for _ in range(100):  # the conversation's number stays until the service has said that it is deleted
-            if conversation not in (left := left_in(page)):
-                break
-            page.wait_for_timeout(100)
-        assert conversation not in left and photo not in left and "#" not in page.url
+        # The conversation's number stays until the service has said that it is deleted.
+        kiosk.until(lambda: conversation not in left_in(page))
+        assert photo not in left_in(page) and "#" not in page.url
         expect(page.locator(".problem:visible")).to_have_count(0)
-    for _ in range(50):
-        if service.request("POST", f"/v1/conversations/{conversation}/report")[0] == 404:
-            break
-        time.sleep(0.1)
-    assert service.request("POST", f"/v1/conversations/{conversation}/report")[0] == 404
+    until(lambda: service.request("POST", f"/v1/conversations/{conversation}/report")[0] == 404)
 
 
 def test_a_page_that_the_browser_kept_shows_nothing_when_it_comes_back(kiosk):
@@ -213,11 +208,7 @@ def test_a_page_that_the_browser_kept_shows_nothing_when_it_comes_back(kiosk):
         assert kiosk.page.locator(f"#{place}").text_content() == "", place
     assert kiosk.page.locator("#report-photo").get_attribute("src") is None
     expect(kiosk.page.locator("#wiped")).to_be_hidden()
-    for _ in range(100):  # until the service has said that it is deleted
-        if conversation not in (left := left_in(kiosk.page)):
-            break
-        kiosk.page.wait_for_timeout(100)
-    assert conversation not in left
+    kiosk.until(lambda: conversation not in left_in(kiosk.page))  # the service has said that it is deleted
 
 
 def held(page, address: str) -> list:
@@ -234,6 +225,7 @@ def test_what_went_wrong_with_one_photo_is_not_said_of_the_next_persons(kiosk):
     expect(kiosk.page.locator("#check-status")).to_have_text(kiosk.text("check.checking"))
     kiosk.button("header.start_over").click()
     kiosk.photo()
+    kiosk.until(lambda: first)
     first[0].fulfill(status=422, content_type="application/problem+json", body='{"code": "image_unusable"}')
     kiosk.page.wait_for_timeout(300)
     expect(kiosk.page.locator("#check-status")).to_have_text(kiosk.text("check.good"))
@@ -242,12 +234,15 @@ def test_what_went_wrong_with_one_photo_is_not_said_of_the_next_persons(kiosk):
 
 def test_a_photo_that_is_still_being_taken_goes_with_its_person(kiosk):
     slow = "const made = HTMLCanvasElement.prototype.toBlob; HTMLCanvasElement.prototype.toBlob = function (...given) {"
-    kiosk.page.add_init_script(f"{slow} setTimeout(() => made.apply(this, given), 500); }}")
+    kiosk.page.add_init_script(f"{slow} window.goOn = () => made.apply(this, given); }}")
     kiosk.start().accept().button("photo.use_camera").click()
     expect(kiosk.page.locator("#camera-status")).to_have_text(kiosk.text("photo.camera_live"))
     kiosk.button("photo.take").click()
+    kiosk.until(lambda: kiosk.page.evaluate("window.goOn !== undefined"))
     kiosk.button("header.start_over").click()
-    kiosk.page.wait_for_timeout(1000)
+    kiosk.shown("start")
+    kiosk.page.evaluate("window.goOn()")
+    kiosk.page.wait_for_timeout(500)
     kiosk.shown("start")
     assert kiosk.page.evaluate("sessionStorage.getItem('conversations')") is None
 
@@ -297,10 +292,7 @@ def test_sending_the_photo_again_can_be_stopped(kiosk, service):
     again = held(kiosk.page, "**/v1/conversations")
     kiosk.button("check.get_report").click()
     expect(kiosk.page.locator("#stop")).to_be_visible()
-    for _ in range(100):
-        if again:
-            break
-        kiosk.page.wait_for_timeout(50)
+    kiosk.until(lambda: again)
     kiosk.button("report.stop").click()
     expect(kiosk.page.locator("#progress-title")).to_have_text(kiosk.text("report.stopped_empty"))
 
@@ -311,15 +303,18 @@ def test_a_service_that_is_not_ready_is_said_to_whoever_wants_to_begin(kiosk):
     kiosk.button("start.accept").click()
     kiosk.shown("wait")
     expect(kiosk.page.locator("#wait-text")).to_have_text(kiosk.text("wait.loading"))
+    kiosk.until(lambda: first)
     first[0].continue_()
     kiosk.shown("photo")
 
 
 def test_a_conversation_that_could_not_be_deleted_is_deleted_before_the_next_person(kiosk):
     kiosk.start().photo()
-    kiosk.page.route("**/v1/conversations/*", lambda route: route.abort())
+    refused: list = []
+    kiosk.page.route("**/v1/conversations/*", lambda route: refused.append(route.abort()))
     kiosk.button("header.start_over").click()
     kiosk.shown("start")
+    kiosk.until(lambda: refused)
     kiosk.page.unroute("**/v1/conversations/*")
     with kiosk.page.expect_response(lambda answer: answer.request.method == "DELETE"):
         kiosk.button("start.accept").click()
@@ -328,9 +323,11 @@ def test_a_conversation_that_could_not_be_deleted_is_deleted_before_the_next_per
 def test_a_conversation_that_could_not_be_deleted_is_deleted_later(kiosk, service):
     kiosk.start().photo()
     conversation = kiosk.conversation()
-    kiosk.page.route("**/v1/conversations/*", lambda route: route.abort())
+    refused: list = []
+    kiosk.page.route("**/v1/conversations/*", lambda route: refused.append(route.abort()))
     kiosk.button("header.start_over").click()
     kiosk.shown("start")
+    kiosk.until(lambda: refused)
     assert kiosk.conversation() == conversation
     kiosk.page.unroute("**/v1/conversations/*")
     with kiosk.page.expect_response(lambda answer: answer.request.method == "DELETE"):
@@ -401,11 +398,11 @@ def test_the_question_whether_somebody_is_there(kiosk):
     page, dialog = kiosk.page, kiosk.page.get_by_role("alertdialog")
     page.clock.install()
     kiosk.start().photo()
-    page.clock.fast_forward(59_000)
+    page.clock.fast_forward(45_000)
     page.mouse.move(100, 100)
-    page.clock.fast_forward(59_000)
+    page.clock.fast_forward(45_000)
     expect(dialog).to_be_hidden()
-    page.clock.fast_forward(2_000)
+    page.clock.fast_forward(16_000)
     expect(dialog).to_be_visible()
     page.mouse.click(5, 5)  # touching anywhere else is no answer
     page.clock.fast_forward(5_000)
