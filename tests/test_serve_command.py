@@ -18,7 +18,7 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pytest
-from service import PHOTO, SKINGPT, RunningService, free_port, parse_events, running, until
+from service import PHOTO, SKINGPT, STOPS_LOADING, RunningService, free_port, parse_events, running, until
 from skingpt_edge.engines.errors import InputError
 from skingpt_edge.runtime.bundle import default_bundle
 from skingpt_edge.runtime.machine import process_family
@@ -307,9 +307,9 @@ SIGNALS = [signal.SIGTERM, signal.SIGINT, signal.SIGHUP]
 @pytest.mark.usefixtures("interrupts")
 @pytest.mark.parametrize("number", SIGNALS)
 def test_a_signal_while_the_model_is_loaded_ends_all_at_once(tmp_path, number):
-    service = RunningService(tmp_path)
+    (tmp_path / "sitecustomize.py").write_text(STOPS_LOADING)
+    service = RunningService(tmp_path, PYTHONPATH=str(tmp_path))
     worker = wait_for(service, "worker_started")["pid"]
-    os.kill(worker, signal.SIGSTOP)  # it loads for as long as we want
     pids = family(service)
     assert worker in pids
     assert service.stop(number) == 0

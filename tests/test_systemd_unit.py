@@ -12,7 +12,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from contextlib import suppress
 from pathlib import Path
 from queue import Empty, Queue
@@ -148,10 +147,9 @@ def test_a_bundle_that_is_checked_for_the_first_time_gets_more_time(tmp_path):
 
 def test_a_service_that_is_stopped_while_it_loads_never_says_that_it_is_ready(tmp_path):
     with Systemd(str(tmp_path / "notify")) as systemd:
-        service = RunningService(tmp_path, NOTIFY_SOCKET=systemd.address)
-        while not (begun := [line["pid"] for line in service.log if line["event"] == "worker_started"]):
-            time.sleep(0.02)
-        os.kill(begun[0], signal.SIGSTOP)
+        (tmp_path / "sitecustomize.py").write_text(support.STOPS_LOADING)
+        service = RunningService(tmp_path, NOTIFY_SOCKET=systemd.address, PYTHONPATH=str(tmp_path))
+        support.until(lambda: "worker_started" in [line["event"] for line in service.log])
         systemd.hears("EXTEND_TIMEOUT")
         assert service.stop() == 0
         assert set(systemd.hears("STOPPING=1")[:-1]) <= {"EXTEND_TIMEOUT_USEC=30000000"}
@@ -216,7 +214,7 @@ def trace(tmp_path_factory) -> str:
     before = [sys.executable, "-c", forbid, shutil.which("strace") or "", *strace[1:]]
     with running(folder, before=before, XDG_CACHE_HOME=str(folder / "cache")) as service:
         service.report()
-        os.kill(service.worker(), signal.SIGKILL)
+        service.kill_worker()
         service.report()
         assert service.stop() == 0
     return (folder / "trace").read_text(errors="replace")
