@@ -46,7 +46,8 @@ def test_json_is_one_valid_document_a_picture_and_repeats():
     assert first["turns"][0]["section"] == "Characteristics and category"
     assert len(first["turns"]) == 4
     counts = [turn["prompt_tokens"] for turn in first["turns"]]
-    assert counts[0]["reused"] == 0
+    # A machine that was busy when an earlier test computed that text has kept it for the next process.
+    assert counts[0]["reused"] in (0, SYSTEM_TOKENS)
     assert all(count["reused"] >= SYSTEM_TOKENS + 32 for count in counts[1:])
     assert second["turns"][0]["prompt_tokens"]["reused"] == SYSTEM_TOKENS
     again = [json.loads(line) for line in run(*command).stdout.splitlines()]

@@ -8,6 +8,7 @@ from skingpt_edge.engines.base import EmbeddingSegment, TokenSegment
 from skingpt_edge.engines.registry import open_language_model
 from skingpt_edge.export.parity import cosine
 from skingpt_edge.runtime.bundle import read_bundle
+from skingpt_edge.runtime.options import Options
 from skingpt_edge.runtime.skingpt import SkinGPT
 from support import FORMAT_1, GOLDEN, language_setup, run
 
@@ -68,7 +69,7 @@ def test_a_follow_up_evaluates_only_what_is_new(traced):
 
 
 def test_another_picture_reuses_the_system_prompt(exact_bundle):
-    with SkinGPT.open(exact_bundle) as model:
+    with SkinGPT.open(exact_bundle, options=Options(prompt_snapshot=False)) as model:
         pictures = [(GOLDEN / "images" / name).read_bytes() for name in CASES.values()]
         answers = [model.ask(model.embed(data), "What is this?") for data in pictures]
     system = len(answers[0].segment_token_ids[0])
