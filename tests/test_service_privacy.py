@@ -20,7 +20,7 @@ from typing import Any
 import pytest
 from PIL import Image
 from private_session import CANARIES, pictures
-from service import PICTURES, RunningService, running
+from service import PICTURES, RunningService, running, until
 from support import encode
 from test_no_telemetry import ISOLATED, can_trace
 
@@ -199,9 +199,8 @@ def test_other_programs_of_the_same_user_cannot_read_its_memory(tmp_path):
     # Root's capabilities let it read everything: all take part without them.
     before = ["setpriv", "--bounding-set=-all", "--inh-caps=-all"] if os.geteuid() == 0 else []
     if not before or (shutil.which("setpriv") and subprocess.run([*before, "true"], check=False).returncode == 0):
-        with subprocess.Popen([*before, "sleep", "60"]) as plain:
-            time.sleep(0.5)
-            assert reads_environment(plain.pid, before)
+        with subprocess.Popen([*before, "sleep", "180"]) as plain:
+            until(lambda: reads_environment(plain.pid, before))  # setpriv has given its place to the program
             plain.kill()
         with running(tmp_path, before=before) as service:
             pids = [line["pid"] for line in service.log if line["event"] in ("decoder_started", "worker_ready")]
