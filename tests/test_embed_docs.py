@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from service import PHOTO, RunningService, parse_events, running
+from service import PHOTO, RunningService, parse_events, running, until
 from skingpt_edge.runtime import SkinGPT
 from skingpt_edge.runtime.client import Client
 from skingpt_edge.runtime.serve.problems import OPENAI_CODES, STATUS
@@ -73,7 +73,7 @@ def run_at_home(kiosk: RunningService, home: Path, *command: str) -> subprocess.
     """Run a program as the kiosk's user, who left no conversation behind before."""
     kept = {name: value for name, value in os.environ.items() if name not in ("XDG_STATE_HOME", "STATE_DIRECTORY")}
     found = subprocess.run(
-        command, capture_output=True, text=True, cwd=home, check=False, timeout=120,
+        command, capture_output=True, text=True, cwd=home, check=False, timeout=600,
         env={**kept, **PROXIES, "HOME": str(home)},
     )  # fmt: skip
     assert found.returncode == 0, found.stderr
@@ -175,8 +175,7 @@ def test_the_example_of_a_unix_socket(tmp_path):
     service = RunningService(tmp_path, "--socket", str(path))
     try:
         client = Client(f"unix:{path}", token_file=service.token_file)
-        while not client.ready():
-            assert service.process.poll() is None
+        until(client.ready)
         command = ["sh", "-eu", "-c", example("sh", "--unix-socket")]
         environment = {**os.environ, **PROXIES, "XDG_RUNTIME_DIR": str(tmp_path)}
         found = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)

@@ -10,7 +10,7 @@ from itertools import count
 import openai
 import pytest
 from openai import OpenAI
-from service import PHOTO, RunningService, running
+from service import PHOTO, RunningService, running, until
 from skingpt_edge.runtime import GenerationConfig, SkinGPT
 from support import GOLDEN
 
@@ -346,7 +346,7 @@ def test_a_full_queue_is_a_status_error_that_says_when_to_come_back(small_servic
     assert isinstance(error.value, openai.APIStatusError)
     assert (error.value.status_code, error.value.code, error.value.type) == (503, "queue_full", "server_error")
     assert error.value.response.headers["retry-after"] == "5"
-    until_idle(small_service, 60)
+    until_idle(small_service, 120)
 
 
 def test_the_death_of_the_models_process_is_an_error_in_the_stream(small_service, small_chat):
@@ -364,12 +364,11 @@ def test_the_death_of_the_models_process_is_an_error_in_the_stream(small_service
 def test_the_death_of_the_models_process_is_a_status_error_without_a_stream(small_service, small_chat):
     with small_chat.create(QUESTION, stream=True, **LONG) as stream:
         next(stream)
-    until_idle(small_service, 60)
+    until_idle(small_service, 120)
     os.kill(small_service.worker(), signal.SIGSTOP)  # so that it is certainly being asked when it dies
     with ThreadPoolExecutor() as pool:
         asked = pool.submit(small_chat.create, QUESTION)
-        while not gauge(small_service):
-            time.sleep(0.02)
+        until(lambda: gauge(small_service))
         os.kill(small_service.worker(), signal.SIGKILL)
         with pytest.raises(openai.APIStatusError) as error:
             asked.result()

@@ -129,7 +129,7 @@ def test_schemathesis_finds_nothing(service, pictures, tmp_path):
     command = [
         str(Path(sys.executable).with_name("schemathesis")), "run", str(description), "--url", service.url,
         "--header", f"Authorization: Bearer {service.token}", "--max-examples", str(EXAMPLES), "--seed", "1",
-        "--generation-database", "none", "--no-color",
+        "--generation-database", "none", "--request-timeout", "120", "--no-color",
     ]  # fmt: skip
     ran = subprocess.run(
         command, cwd=tmp_path, env=environment, capture_output=True, text=True, errors="replace", check=False
