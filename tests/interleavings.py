@@ -67,7 +67,7 @@ class Rounds:
         for thread in threads:
             thread.start()
         for thread in threads:
-            thread.join(120)
+            thread.join(600)
             if thread.is_alive():
                 self.wrong.append("a thread hangs")
         if closing:
@@ -139,7 +139,7 @@ class Rounds:
         image = self._model.embed(self._data[number])
         child = os.fork()
         if not child:
-            signal.alarm(20)
+            signal.alarm(120)
             code = 1
             try:
                 code = self._in_child(number, question, image)

@@ -20,7 +20,7 @@ COMMANDS = [CHAT, (*CHAT, "--json"), ("info",), ("verify",), ("diagnose", PHOTO)
 def shell(arguments: tuple[str, ...], redirection: str) -> subprocess.CompletedProcess[str]:
     line = f'"$@" {redirection}'
     command = ["sh", "-c", line, "sh", PROGRAM, *arguments]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    return subprocess.run(command, capture_output=True, text=True, timeout=6000, check=False)
 
 
 @pytest.mark.parametrize("arguments", COMMANDS, ids=lambda arguments: f"{arguments[0]} {arguments[-1]}"[:20])
@@ -75,7 +75,7 @@ sys.exit(code)
 @pytest.mark.parametrize("number", [1, 2, 3, 20, 80, 150, 200, 250, 300, 330, 360, 400])
 def test_an_interrupt_at_any_import_is_one_line_and_130(number):
     command = [sys.executable, "-c", AT_AN_IMPORT, str(number), *CHAT]
-    result = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    result = subprocess.run(command, capture_output=True, text=True, timeout=6000, check=False)
     if result.returncode == 0 and int(result.stderr.splitlines()[-1]) > 0:
         pytest.skip("there are not so many imports here")
     assert (result.returncode, result.stderr) == (130, "\ninterrupted\n")
@@ -102,7 +102,7 @@ sys.exit(command.skingpt())
 def test_an_interrupt_in_a_librarys_callback_is_not_lost():
     """llama.cpp tells what it is doing through one, while it loads."""
     command = [sys.executable, "-c", IN_A_CALLBACK]
-    result = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    result = subprocess.run(command, capture_output=True, text=True, timeout=6000, check=False)
     assert (result.returncode, result.stderr) == (130, "\ninterrupted\n")
 
 
@@ -124,7 +124,7 @@ def main():
             importlib.import_module("interrupts_itself")
         else:
             ctypes.CFUNCTYPE(None)(interrupt)()
-        time.sleep(60)
+        time.sleep(900)
 
 (folder / "interrupts_itself.py").write_text(
     "import os, signal, time; os.kill(os.getpid(), signal.SIGINT); time.sleep(0.3); print('imported')"
@@ -139,7 +139,7 @@ sys.exit(command.export())
 @pytest.mark.parametrize(("how", "output"), [("import", "imported\n"), ("callback", "")])
 def test_an_interrupted_export_removes_its_files_also_where_it_cannot_be_interrupted_at_once(how, output, tmp_path):
     command = [sys.executable, "-c", WITH_FILES, str(tmp_path), how]
-    result = subprocess.run(command, capture_output=True, text=True, timeout=50, check=False)
+    result = subprocess.run(command, capture_output=True, text=True, timeout=6000, check=False)
     assert (result.returncode, result.stdout, result.stderr) == (130, output, "\ninterrupted\n")
     assert [path.name for path in tmp_path.iterdir()] == ["interrupts_itself.py"]
 
@@ -147,7 +147,7 @@ def test_an_interrupted_export_removes_its_files_also_where_it_cannot_be_interru
 @cache
 def verify_once() -> None:
     """The bundle is known then, and a command only has to open it."""
-    assert subprocess.run([PROGRAM, *CHAT], capture_output=True, timeout=120, check=False).returncode == 0
+    assert subprocess.run([PROGRAM, *CHAT], capture_output=True, timeout=6000, check=False).returncode == 0
 
 
 # Not 65 MB: there OpenBLAS itself ends the process, with exit code 1.
@@ -159,7 +159,7 @@ def test_too_little_memory_is_one_line_and_6(megabytes):
         resource.setrlimit(resource.RLIMIT_AS, (megabytes << 20, megabytes << 20))
 
     result = subprocess.run(
-        [PROGRAM, *CHAT], capture_output=True, text=True, timeout=120, check=False, preexec_fn=limit
+        [PROGRAM, *CHAT], capture_output=True, text=True, timeout=6000, check=False, preexec_fn=limit
     )
     if result.returncode == 0:
         pytest.skip("this much is enough here")
@@ -191,7 +191,7 @@ def test_a_call_that_fails_inside_python_is_too_little_memory():
 
 def test_an_abort_in_a_library_has_the_exit_code_of_a_failed_library():
     code = "import os; from skingpt_edge import command; command._exit_on_abort(); os.abort()"
-    assert subprocess.run([sys.executable, "-c", code], timeout=60, check=False).returncode == 6
+    assert subprocess.run([sys.executable, "-c", code], timeout=600, check=False).returncode == 6
 
 
 def test_in_the_background_an_interrupt_stays_ignored():
@@ -199,13 +199,13 @@ def test_in_the_background_an_interrupt_stays_ignored():
         "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)\n"
         "from skingpt_edge import command; assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN"
     )
-    assert subprocess.run([sys.executable, "-c", code], timeout=60, check=False).returncode == 0
+    assert subprocess.run([sys.executable, "-c", code], timeout=600, check=False).returncode == 0
 
 
 def test_each_command_starts_here():
     for name in ("skingpt", "skingpt-export", "skingpt-bench"):
         program = Path(sys.executable).with_name(name)
-        result = subprocess.run([program, "--help"], capture_output=True, text=True, timeout=120, check=False)
+        result = subprocess.run([program, "--help"], capture_output=True, text=True, timeout=6000, check=False)
         assert (result.returncode, result.stderr) == (0, "")
         assert f"usage: {name}" in result.stdout
     assert os.name != "posix" or signal.SIGABRT == 6

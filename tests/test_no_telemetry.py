@@ -45,7 +45,7 @@ def runs(tmp_path_factory):
     results = {}
     for name, (process, folder) in started.items():
         assert process.poll() is None, process.communicate()
-        output, _ = process.communicate("\n", timeout=60)
+        output, _ = process.communicate("\n", timeout=300)
         assert process.returncode == 0
         results[name] = (output, (folder / "trace").read_text(errors="replace"), folder / "home")
     return results
