@@ -91,12 +91,13 @@ def test_a_photo_a_report_a_question_paper_and_then_nothing_is_left(kiosk, servi
     kiosk.shown("start")
     expect(page.locator("#wiped")).to_have_text(TEXTS["en"]["wiped"])
     kiosk.check()
+    kiosk.until(lambda: conversation not in left_in(page))  # the service has said that it is deleted
     left = left_in(page)
     secrets = [conversation, *words.splitlines(), said, "blob:"]
     assert not [secret for secret in secrets if secret in left]
     assert words_of(left) - words_of(clean) <= OWN_WORDS
     assert json.loads(service.request("POST", f"/v1/conversations/{conversation}/report")[2])["code"] == UNKNOWN
-    assert conversations(service) == before
+    assert conversations(service) <= before  # some of other tests may have expired meanwhile
     assert found_in(profile, [*secrets[:-1], service.token], PICTURES[0].read_bytes()) == []
 
 
@@ -119,8 +120,8 @@ def answers(service: RunningService, photo: bytes) -> list[str]:
     return [turn["text"] for turn in json.loads(body)["turns"]]
 
 
-def conversations(service: RunningService) -> str:
-    return re.search(rb"^skingpt_conversations (.*)$", service.request("GET", "/metrics")[2], re.M)[1].decode()
+def conversations(service: RunningService) -> float:
+    return float(re.search(rb"^skingpt_conversations (.*)$", service.request("GET", "/metrics")[2], re.M)[1])
 
 
 def found_in(profile: Path, secrets: list[str], photo: bytes) -> list[tuple[Path, str]]:
