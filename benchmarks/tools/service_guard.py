@@ -244,7 +244,7 @@ async def send_all(service: RunningService) -> tuple[list[Case], list[str], list
     for case in found:
         connection = await Connection.open(service)
         try:
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(60):
                 await connection.send(as_bytes(case, words))
                 connection.expect_answer(method=case.method.encode())
                 reply = await connection.reply()
