@@ -171,11 +171,11 @@ def start_file(service: RunningService) -> Path:
 
 def about(page: Page, **kiosk: Any) -> None:
     """Let the page hear other settings from the service than it was started with."""
+    more = {name: kiosk.pop(name) for name in ("report_seconds",) if name in kiosk}
 
     def changed(route: Any) -> None:
         response = route.fetch()
         found = response.json()
-        more = {name: kiosk.pop(name) for name in ("report_seconds",) if name in kiosk}
         route.fulfill(response=response, json={**found, **more, "kiosk": {**found["kiosk"], **kiosk}})
 
     page.route("**/about", changed)
