@@ -1,6 +1,7 @@
 """Makes a bundle: from checkpoints, which is then compared with PyTorch, or with random weights."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from importlib.resources import files
 from pathlib import Path
@@ -11,7 +12,7 @@ from ..engines.errors import ExportError, ParityError
 from ..engines.llama_cpp_library import file_types
 from ..runtime.bundle import check_hashes, check_language_model, read_bundle
 from ..runtime.image import decode_image, read_image_file
-from ..runtime.manifest import FORMAT, MANIFEST, Manifest, Source, SpecialTokens, Template
+from ..runtime.manifest import FORMAT, MANIFEST, Manifest, Source, SpecialTokens, Template, TypeFigures
 from ..runtime.options import Options
 from ..runtime.self_test import run_self_test
 from ..runtime.write_whole import write_whole
@@ -19,6 +20,7 @@ from . import parity
 from .bundle_writer import NOTICE, QUESTIONS, check_target, describe_source, make_manifest, new_bundle
 from .calibration import Example, read_examples, sequence
 from .checkpoints import LlamaFolder
+from .compare import WHOLE, Count, candidates, choose, compare_types, table
 from .gguf_file import F16, F32, plain_types, quantise, write_gguf
 from .graphs import export_graphs
 from .importance import Importance, measure_importance, read_importance, write_importance
@@ -33,7 +35,7 @@ from .vision_weights import expected_shapes, load_vision_model, read_vision, sav
 
 AUTO = "auto"  # the fastest vision precision that computes the original's function within its limits
 UNQUANTISED = ("f32", "f16")
-IMPORTANCE = "importance.gguf"
+IMPORTANCE, LLM, VISION = "importance.gguf", "llm.gguf", "vision.safetensors"
 SYNTHETIC_NOTICE = "Synthetic bundle: random weights for measuring speed. Its words mean nothing."
 
 
@@ -60,13 +62,16 @@ class Choices:
     notice: str = NOTICE
     calibrate: Path | None = None
     """A folder of pictures with reports, or an importance file made from them."""
+    types: tuple[str, ...] = ()
+    """What `auto` chooses the language model's type from, and `compare_checkpoints` compares."""
 
     def check(self) -> None:
         """Raises ExportError for an unknown precision or type."""
         if self.vision not in (AUTO, *PRECISIONS):
             raise ExportError(f"vision precision {self.vision!r} is unknown; known are {AUTO}, {', '.join(PRECISIONS)}")
-        if self.llm_type not in file_types():
-            raise ExportError(f"llm type {self.llm_type!r} is unknown; known are {', '.join(file_types())}")
+        for kind in (self.llm_type, *self.types):
+            if kind not in (AUTO, *file_types()):
+                raise ExportError(f"llm type {kind!r} is unknown; known are {AUTO}, {', '.join(file_types())}")
         if self.calibrate and self.llm_type in UNQUANTISED:
             raise ExportError(f"llm type {self.llm_type!r} is not quantised, so there is nothing to calibrate")
 
@@ -93,43 +98,33 @@ def export_bundle(checkpoints: Checkpoints, target: Path, choices: Choices, pict
     check_target(target, force=choices.force)
     shots = [read_picture(path) for path in pictures]
     examples, importance = _calibration(choices.calibrate)
-    step("reading the checkpoints")
-    llm_files = LlamaFolder(checkpoints.llm)
-    llama = LlamaCheckpoint(llm_files)
-    if importance:
-        importance.check(llama)
-    special = special_tokens(llm_files.folder)
-    config, tensors = read_vision(checkpoints.vit, checkpoints.qformer, checkpoints.adapter)
-    if config.n_embd != llama.config.width:
-        raise ExportError(
-            f"{checkpoints.adapter.name} projects to width {config.n_embd}, "
-            f"but the language model in {checkpoints.llm} has width {llama.config.width}"
-        )
-    with new_bundle(target, force=choices.force) as (folder, work):
-        save_float32(expected_shapes(config), tensors.__getitem__, work / "vision.safetensors")
-        del tensors
-        vision = load_vision_model(config, work / "vision.safetensors")
-        precision = _export_vision(vision, config, choices, folder, shots)
+    with new_bundle(target, force=choices.force) as (folder, work), _read(checkpoints, work) as original:
+        llama = original.llama
+        if importance:
+            importance.check(llama)
+        precision = _export_vision(original.vision, original.config, choices, folder, shots)
         if examples:
-            importance = _measure_importance(examples, vision, llama, choices.template, special)
+            importance = _measure_importance(examples, original, choices.template)
         if importance:
             write_importance(importance, folder / IMPORTANCE)
-        _write_llm(llama, choices, work, folder / "llm.gguf", importance)
-        sources = _sources(checkpoints, llm_files)
+        kind = WHOLE if choices.llm_type == AUTO else choices.llm_type
+        _write_llm(llama, replace(choices, llm_type=kind), work, folder / LLM, importance)
         manifest = make_manifest(
             folder,
             name=choices.name,
             notice=choices.notice,
-            sources=sources,
-            vision=config,
+            sources=original.sources,
+            vision=original.config,
             precision=precision,
             llama=llama.config,
-            llm_type=choices.llm_type,
-            special=special,
+            llm_type=kind,
+            special=original.special,
             template=choices.template,
         )
         (folder / MANIFEST).write_text(manifest.to_json())
-        measured = parity.measure(folder, vision, llama, shots)
+        if choices.llm_type == AUTO:
+            manifest = _choose_type(folder, original, choices, shots, importance, work / "types")
+        measured = parity.measure(folder, original.vision, llama, shots)
         step(parity.table(measured))
         if measured.failures and not choices.accept_parity:
             raise ParityError(
@@ -137,9 +132,38 @@ def export_bundle(checkpoints: Checkpoints, target: Path, choices: Choices, pict
                 + "\n  ".join(measured.failures)
                 + "\nchoose a finer precision, or keep it all the same with --accept-parity"
             )
-        manifest = _with_self_test(folder, replace(manifest, parity=measured))
-    llm_files.close()
-    return manifest
+        return _with_self_test(folder, replace(manifest, parity=measured))
+
+
+@dataclass(frozen=True)
+class Original:
+    """The original's two halves, as its checkpoints have them."""
+
+    vision: VisionModel
+    config: VisionConfig
+    llama: LlamaCheckpoint
+    special: SpecialTokens
+    sources: tuple[Source, ...]
+
+
+@contextmanager
+def _read(checkpoints: Checkpoints, work: Path) -> Iterator[Original]:
+    """Vision is written into `work` first, so that it is not in memory twice. Raises ExportError."""
+    step("reading the checkpoints")
+    files = LlamaFolder(checkpoints.llm)
+    llama = LlamaCheckpoint(files)
+    special = special_tokens(files.folder)
+    config, tensors = read_vision(checkpoints.vit, checkpoints.qformer, checkpoints.adapter)
+    if config.n_embd != llama.config.width:
+        raise ExportError(
+            f"{checkpoints.adapter.name} projects to width {config.n_embd}, "
+            f"but the language model in {checkpoints.llm} has width {llama.config.width}"
+        )
+    save_float32(expected_shapes(config), tensors.__getitem__, work / VISION)
+    del tensors
+    vision = load_vision_model(config, work / VISION)
+    yield Original(vision, config, llama, special, _sources(checkpoints, files))
+    files.close()
 
 
 def _with_self_test(folder: Path, manifest: Manifest) -> Manifest:
@@ -198,16 +222,15 @@ def _calibration(place: Path | None) -> tuple[list[Example], Importance | None]:
     return read_examples(place, len(QUESTIONS)), None
 
 
-def _measure_importance(
-    examples: Sequence[Example], vision: VisionModel, llama: LlamaSource, template: Template, special: SpecialTokens
-) -> Importance:
+def _measure_importance(examples: Sequence[Example], original: Original, template: Template) -> Importance:
     """Of the language model's matrices, over the prompts and reports of the examples."""
+    llama = original.llama
     sequences = []
     with bar("looking at the pictures to calibrate with", unit=" pictures") as move:
         for number, example in enumerate(examples, 1):
             picture = parity.Picture(example.name, example.picture)
-            embeds = torch.from_numpy(parity.vision_reference(vision, picture)["image_embeds"][0])
-            sequences.append(sequence(llama, template, special, QUESTIONS, example.answers, embeds))
+            embeds = torch.from_numpy(parity.vision_reference(original.vision, picture)["image_embeds"][0])
+            sequences.append(sequence(llama, template, original.special, QUESTIONS, example.answers, embeds))
             move(number, len(examples))
     if (longest := max(map(len, sequences))) > llama.config.context:
         raise ExportError(
@@ -231,6 +254,47 @@ def _write_llm(llama: LlamaSource, choices: Choices, work: Path, target: Path, i
     whole.unlink()
 
 
+def _choose_type(
+    folder: Path, original: Original, choices: Choices, shots: Sequence[parity.Picture],
+    importance: Importance | None, work: Path,
+) -> Manifest:  # fmt: skip
+    """Compare the types of the bundle in `folder`, and give it the best one; its manifest keeps the figures."""
+    embeds = [parity.vision_reference(original.vision, shot)["image_embeds"][0] for shot in shots]
+    chosen = candidates(choices.types, calibrated=importance is not None)
+    compared = compare_types(folder, original.llama, embeds, chosen, importance, work)
+    rows = [one.figures for one in compared]
+    best = compared[rows.index(choose(rows))]
+    step(f"{table(rows)}\ntaking {best.candidate}")
+    manifest = replace(best.bundle.manifest, compared_types=tuple(rows))
+    (best.bundle.path / LLM).replace(folder / LLM)
+    (folder / MANIFEST).write_text(manifest.to_json())
+    return manifest
+
+
+def compare_checkpoints(
+    checkpoints: Checkpoints, target: Path, choices: Choices, pictures: Sequence[Path], count: Count | None = None
+) -> list[TypeFigures]:
+    """Compare all of `choices.types` for a model; bundles of them are left in `target`, an empty folder.
+
+    Raises ExportError and what the stages raise.
+    """
+    choices.check()
+    shots = [read_picture(path) for path in pictures]
+    examples, importance = _calibration(choices.calibrate)
+    whole = target / WHOLE
+    export_bundle(checkpoints, whole, replace(choices, llm_type=WHOLE, calibrate=None, accept_parity=True), pictures)
+    with _read(checkpoints, target) as original:
+        if examples:
+            importance = _measure_importance(examples, original, choices.template)
+        if importance:
+            importance.check(original.llama)
+        embeds = [parity.vision_reference(original.vision, shot)["image_embeds"][0] for shot in shots]
+        chosen = candidates(choices.types, calibrated=importance is not None)
+        compared = compare_types(whole, original.llama, embeds, chosen, importance, target, count)
+    (target / VISION).unlink()
+    return [one.figures for one in compared]
+
+
 def _sources(checkpoints: Checkpoints, llm: LlamaFolder) -> tuple[Source, ...]:
     single = {"vit": checkpoints.vit, "qformer": checkpoints.qformer, "adapter": checkpoints.adapter}
     found = [describe_source(role, path) for role, path in single.items()]
@@ -244,12 +308,12 @@ def synthesise_bundle(shape: str, target: Path, choices: Choices) -> Manifest:
     sizes = SHAPES[shape]
     with new_bundle(target, force=choices.force) as (folder, work):
         shapes = expected_shapes(sizes.vision)
-        save_float32(shapes, RandomTensors(shapes).tensor, work / "vision.safetensors")
-        vision = load_vision_model(sizes.vision, work / "vision.safetensors")
+        save_float32(shapes, RandomTensors(shapes).tensor, work / VISION)
+        vision = load_vision_model(sizes.vision, work / VISION)
         precision = "int8" if choices.vision == AUTO else choices.vision
         export_graphs(vision, sizes.vision, precision, folder)
         del vision
-        (work / "vision.safetensors").unlink()
+        (work / VISION).unlink()
         number = file_types()[choices.llm_type]
         with bar(f"making a random language model as {choices.llm_type}") as move:
             llama = random_llm(sizes.llama, choices.llm_type, number, work, folder / "llm.gguf", move)

@@ -1,6 +1,6 @@
 """Reads and checks `bundle.json`, the description of a bundle.
 
-Format 3 is written; formats 1 and 2 are read, too. An unknown format or field is an error, because ignoring it could
+Format 4 is written; formats 1 to 3 are read, too. An unknown format or field is an error, because ignoring it could
 change what is computed.
 """
 
@@ -15,7 +15,7 @@ from ..engines.base import KV_TYPES
 from ..engines.errors import BundleError, InputError
 from .sampling import GenerationConfig
 
-FORMAT = 3
+FORMAT = 4
 MANIFEST = "bundle.json"
 MIN_CONTEXT, MAX_CONTEXT = 64, 32768
 MAX_IMAGE_SIZE = 1024
@@ -185,6 +185,29 @@ class Parity:
 
 
 @dataclass(frozen=True)
+class TypeFigures:
+    """A type of the language model's weights, measured by the exporter beside others."""
+
+    type: str
+    calibrated: bool
+    size: int
+    """Bytes of the file."""
+    token_ms: float
+    """Milliseconds of a generated token, on the exporter's machine."""
+    prompt_ms: float
+    """Milliseconds of an item of a prompt, on the exporter's machine."""
+    tokens: int
+    """Positions compared with the original in float32, along the same answers."""
+    agreeing: int
+    """Positions at which both choose the same token."""
+    divergence: float
+    """Mean Kullback-Leibler divergence from the original's distribution, in nats."""
+    right: int
+    """Attributes that its answers about held-out drawings say right, and of how many; 0 of 0: not counted."""
+    of: int
+
+
+@dataclass(frozen=True)
 class SelfTest:
     """What the bundle computed where it was made; `self_test.py` computes it again where the bundle is verified."""
 
@@ -215,6 +238,8 @@ class Manifest:
     """None: a synthetic bundle, which has no original."""
     self_test: SelfTest | None
     """None: made before bundles had one (format 1)."""
+    compared_types: tuple[TypeFigures, ...] = ()
+    """What the language model's type was chosen from; empty if it was named, and before format 4."""
 
     def to_json(self) -> str:
         return json.dumps({**asdict(self), "format": FORMAT}, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
@@ -234,7 +259,9 @@ def read_manifest(text: str) -> Manifest:
     if found == 1 and isinstance(data.get("llm"), dict):
         _complete(data, MANIFEST, 1, {"self_test": None})
         _complete(data["llm"], f"{MANIFEST}.llm", 1, {"special_tokens": dict(FORMAT_1_SPECIAL_TOKENS)})
-    if found < FORMAT and isinstance(data.get("vision"), dict):
+    if found < 4:
+        _complete(data, MANIFEST, found, {"compared_types": []})
+    if found < 3 and isinstance(data.get("vision"), dict):
         _complete(data["vision"], f"{MANIFEST}.vision", found, _types(data["vision"].get("precision")))
     manifest: Manifest = _parse(Manifest, data, MANIFEST)
     _check(manifest)

@@ -35,7 +35,7 @@ def test_the_bundle_of_format_1_is_read_for_ever():
     opened = open_bundle(FORMAT_1)
     assert opened.manifest.format == 1
     assert opened.manifest.llm.special_tokens == SpecialTokens(0, 1, 2)
-    assert read_manifest(opened.manifest.to_json()) == replace(opened.manifest, format=3)
+    assert read_manifest(opened.manifest.to_json()) == replace(opened.manifest, format=4)
 
 
 @pytest.fixture
@@ -49,9 +49,20 @@ def test_the_bundle_of_format_2_is_read_for_ever(format_2):
     assert opened.manifest.format == 2
     numbers = {"weights": "int8", "arithmetic": "int8"}
     expected = json.loads(FORMAT_2.read_text())
-    expected.update(format=3, vision=expected["vision"] | numbers)
+    expected.update(format=4, vision=expected["vision"] | numbers, compared_types=[])
     assert json.loads(opened.manifest.to_json()) == expected
     assert opened.manifest.llm.special_tokens == SpecialTokens(0, 1, 2)
+
+
+def test_a_bundle_of_format_3_is_read_for_ever(format_2):
+    """It had no figures of other types, and was else what format 4 is."""
+    current = json.loads(open_bundle(format_2).manifest.to_json())
+    assert current.pop("compared_types") == []
+    (format_2 / MANIFEST).write_text(json.dumps({**current, "format": 3}))
+    opened = open_bundle(format_2)
+    assert (opened.manifest.format, opened.manifest.compared_types) == (3, ())
+    with pytest.raises(BundleError, match="unknown field 'compared_types' in format 3"):
+        read_manifest(json.dumps({**current, "format": 3, "compared_types": []}))
 
 
 @pytest.mark.parametrize("field", ["weights", "arithmetic"])
@@ -103,7 +114,7 @@ def test_an_answer_is_the_same_in_either_format(format_2):
 
 
 CHANGES = {
-    "an unknown format": (lambda d: d.update(format=4), r"format 4, this runtime reads formats 1 to 3"),
+    "an unknown format": (lambda d: d.update(format=5), r"format 5, this runtime reads formats 1 to 4"),
     "a field of format 2": (
         lambda d: d["llm"].update(special_tokens={}),
         r"unknown field 'special_tokens' in format 1",

@@ -19,9 +19,10 @@ from skingpt_edge.export.demo.plots import plot_robustness
 from skingpt_edge.export.demo.report import markdown
 from skingpt_edge.export.demo.robustness import DISTURBANCES, disturb
 from skingpt_edge.export.demo.samples import SAMPLES, SIDE
-from skingpt_edge.export.demo.score import Case, Share, score, stated
+from skingpt_edge.export.demo.score import Case, score, stated
 from skingpt_edge.export.demo.train_vision import PHASES
 from skingpt_edge.export.make import sample_pictures
+from skingpt_edge.export.share import Share
 from skingpt_edge.runtime.bundle import default_bundle, read_bundle
 from skingpt_edge.runtime.image import read_image_file
 from skingpt_edge.runtime.skingpt import SkinGPT

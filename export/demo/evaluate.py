@@ -12,9 +12,10 @@ from PIL import Image
 from ...engines.errors import InputError
 from ...runtime.skingpt import SkinGPT
 from ..progress import bar
+from ..share import Share
 from .conditions import TONES, VALUES
 from .draw import draw, random_scene
-from .score import PHRASES, Case, Share, score, stated
+from .score import PHRASES, Case, score, stated
 
 SCHEMA = "skingpt-evaluation/1"
 MOST_PICTURES, MOST_SEEDS = 100_000, 10_000

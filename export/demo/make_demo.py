@@ -17,6 +17,7 @@ import torch
 from ...engines.errors import ExportError
 from ...runtime.manifest import Manifest
 from ...runtime.skingpt import SkinGPT
+from ..compare_plot import check_plotter
 from ..make import Choices, export_bundle, sample_pictures
 from ..progress import bar, step
 from . import train_language, train_vision
@@ -25,7 +26,7 @@ from .conditions import Findings
 from .draw import GRID, random_scene
 from .evaluate import evaluate, table
 from .labelled_drawings import NO_SKIN_SHARE, TRAINING_SEEDS, DrawingPool
-from .plots import check_plotter, plot_curve
+from .plots import plot_curve
 from .train_language import ProjectedLlama, QueryOutputs
 from .train_vision import CHUNK, PHASES, Phase, Point, VisionWithHeads, batches
 

@@ -1,11 +1,9 @@
 """Plots of the learning curve, and of the accuracy on disturbed pictures."""
 
 from collections.abc import Mapping, Sequence
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from ...engines.errors import ExportError
 from .robustness import DISTURBANCES, Robustness
 
 COLOURS = ("#0b6e75", "#c77700", "#7a3e9d", "#2c7a2c", "#b03a48", "#3d6fb6", "#8a7a1f", "#555555")
@@ -57,12 +55,6 @@ def plot_robustness(found: Robustness, target: Path) -> None:
     axes[0].legend(fontsize=9, loc="lower left")
     figure.supxlabel(found.notice, fontsize=7.5, color="#666")
     _save(figure, target)
-
-
-def check_plotter() -> None:
-    """Raises ExportError, before hours of work, if there is nothing to plot with."""
-    if find_spec("matplotlib") is None:
-        raise ExportError("plots need matplotlib: pip install 'skingpt-edge[demo]'")
 
 
 def _axes(count: int, size: tuple[float, float]) -> tuple[Any, Any]:

@@ -15,15 +15,16 @@ from typing import Any
 from ...engines.errors import ExportError, SkinGPTError
 from ...runtime.bundle import read_bundle
 from ...runtime.skingpt import SkinGPT
+from ..compare_plot import check_plotter
 from ..progress import step
+from ..share import Share
 from ..torch_engines import open_original
 from .checkpoint import checkpoints_in
 from .conditions import TONES
 from .evaluate import evaluate, table
 from .make_demo import SEED, export_demo
-from .plots import check_plotter, plot_robustness
+from .plots import plot_robustness
 from .robustness import disturb
-from .score import Share
 
 PICTURES = 500
 DISTURBED = 100  # pictures at each level
@@ -90,14 +91,9 @@ def markdown(rows: Mapping[str, Any]) -> str:
         tones = [row["by_tone"][tone] for tone in TONES]
         lowest = [min(Share(**tone[what]).part for tone in tones) for what in scores]
         mixed = [Share(**row["shuffled"][what]).part for what in scores]
-        cells = [name, *map(_cell, scores.values()), _pair(lowest), _pair(mixed)]
+        cells = [name, *(share.cell for share in scores.values()), _pair(lowest), _pair(mixed)]
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
-
-
-def _cell(share: Share) -> str:
-    low, high = share.interval
-    return f"{share.part:.1%} ({low:.1%}–{high:.1%})"
 
 
 def _pair(parts: Sequence[float]) -> str:

@@ -10,9 +10,10 @@ from PIL import Image
 from ...engines.errors import InputError
 from ...runtime.skingpt import SkinGPT
 from ..progress import bar
+from ..share import Share
 from .draw import FRAME, RADIUS, Scene, draw, random_scene, without_nuisance
 from .evaluate import ask, held_out_seeds, identity
-from .score import Case, Share, score
+from .score import Case, score
 
 SCHEMA = "skingpt-robustness/1"
 Show = Callable[[Scene, float], Image.Image]

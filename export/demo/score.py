@@ -1,10 +1,10 @@
 """Count what a report says right. Parsing is strict: what is not said, or said twice and differently, is wrong."""
 
-import math
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from ..share import Share
 from .answers import BORDER, COUNT, SIZE, SURFACE
 from .conditions import CONDITIONS, VALUES, Findings
 
@@ -20,8 +20,6 @@ PHRASES: dict[str, dict[str, str]] = {
 }
 """How each value is said, as regular expressions of whole words."""
 
-Z95 = 1.96
-
 
 def stated(text: str) -> dict[str, str | None]:
     """The value a text states for each attribute and the condition; None if it states none, or several."""
@@ -30,32 +28,6 @@ def stated(text: str) -> dict[str, str | None]:
         values = {value for value, phrase in phrases.items() if re.search(rf"\b{phrase}\b", text, re.IGNORECASE)}
         found[name] = values.pop() if len(values) == 1 else None
     return found
-
-
-@dataclass(frozen=True)
-class Share:
-    """How many of how many are right."""
-
-    right: int
-    of: int
-
-    @property
-    def part(self) -> float:
-        return self.right / self.of if self.of else math.nan
-
-    @property
-    def interval(self) -> tuple[float, float]:
-        """95 % confidence interval (Wilson 1927)."""
-        if not self.of:
-            return 0.0, 1.0
-        z2 = Z95**2 / self.of
-        middle = (self.part + z2 / 2) / (1 + z2)
-        half = Z95 / (1 + z2) * math.sqrt(self.part * (1 - self.part) / self.of + z2 / (4 * self.of))
-        return max(0.0, middle - half), min(1.0, middle + half)
-
-    def __str__(self) -> str:
-        low, high = self.interval
-        return f"{self.part:6.1%} ({low:.1%} to {high:.1%}), {self.right} of {self.of}"
 
 
 @dataclass(frozen=True)
