@@ -190,6 +190,24 @@ class Conversation:
         self.answers.append(answer)
         return answer
 
+    def prepare(self) -> None:
+        """Evaluate what every question's prompt begins with, the picture last, so that the first answer comes sooner.
+
+        For the time in which a question is being thought of. Raises EngineError, also if another thread is using the
+        model.
+        """
+        run_alone(self._model, self.preparation())
+
+    def preparation(self) -> Job[Prefill]:
+        """`prepare` for a `Scheduler`."""
+        before = build_prompt(self._template, self._special, (), "").before
+        lease = self._cache.lease()
+        try:
+            _, prefill = yield from lease.prefill(self._model.tokenize(before, bos=True), self.image, ())
+            return prefill
+        finally:
+            lease.release()
+
     def prompt_length(self, question: str) -> int:
         """Items of the next prompt: tokens and the picture's embeddings. Raises QuestionError."""
         _, segments, _ = self._fit(_checked_question(question, "the question"), 1)

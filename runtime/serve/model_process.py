@@ -135,6 +135,18 @@ class ModelProcess:
             if number in self._asked:
                 self._send("cancel", id=number)
 
+    def prepare(self, fields: Mapping[str, Any], payload: bytes) -> Callable[[], None] | None:
+        """Let the worker see a photo before anything is asked about it; what gives that up, or None if it is not ready.
+
+        Nobody waits for it, so it takes no place in the queue.
+        """
+        if not self.ready or self._draining or len(self._asked) >= self.places:
+            return None
+        number = next(self._numbers)
+        self._asked[number] = Asked(left=True)
+        self._send("prepare", payload, id=number, **fields)
+        return lambda: self._send("cancel", id=number)
+
     async def _events(self, asked: Asked) -> Events:
         deadline: float | None = None  # of the answer that is being generated; waiting in the queue does not count
         while True:

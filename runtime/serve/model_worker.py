@@ -5,6 +5,7 @@ So a cancel and a new photo are seen while an answer is generated. What comes in
 
     open      {bundle, options, verify, together}: load the model; the first message
     ask       {id, photo, turns, questions, config, choices} and pixels: answer the questions about this photo
+    prepare   {id, photo} and pixels: put the photo into the prompt, because it will be asked about
     cancel    {id}: end this request after the token or the chunk of a prompt that is being computed
     forget    {sha256}: wipe what is held of this photo, before the next prompt is begun
     ping      {}
@@ -76,6 +77,7 @@ class Request:
     questions: tuple[Question, ...]
     config: GenerationConfig
     choices: int
+    """0: it only prepares the photo for questions to come."""
     image: ImageEmbedding | None = None
     tickets: list[Ticket[list[Answer]]] = field(default_factory=list)
     cancelled: bool = False
@@ -162,6 +164,18 @@ class ModelWorker:
         except Exception as error:  # also of a decoder's reply that is none
             self._fail(header["id"], error)
             return
+        self._take(request)
+
+    def _on_prepare(self, message: Message) -> None:
+        header = message.header
+        try:
+            photo = PreparedPhoto.from_description(header["photo"], message.payload)
+        except Exception as error:
+            self._fail(header["id"], error)
+            return
+        self._take(Request(header["id"], photo, (), (), self._model.defaults, choices=0))
+
+    def _take(self, request: Request) -> None:
         self._requests[request.id] = request
         # In the order of the messages: a photo that is asked about anew stays, one that is deleted meanwhile does not.
         self._inbox.put(lambda: self._to_forget.discard(request.photo.sha256))
@@ -216,7 +230,8 @@ class ModelWorker:
             self._end(request)
         else:
             self._send("stage", id=request.id, stage="vision_encoder", done=1, total=1)
-            request.tickets = [self._scheduler.add(self._answers(request, i)) for i in range(request.choices)]
+            jobs = [self._answers(request, i) for i in range(request.choices)] or [self._preparation(request)]
+            request.tickets = [self._scheduler.add(job) for job in jobs]
             if request.cancelled:  # meanwhile
                 for ticket in request.tickets:
                     self._scheduler.cancel(ticket)
@@ -238,6 +253,11 @@ class ModelWorker:
             self._send("answer", answer=turn_json(Section(item.section, answer)), turn=answer.turn.answer, **place)
             self._scheduler.end_prompt(request.tickets[choice])
         return conversation.answers
+
+    def _preparation(self, request: Request) -> Job[list[Answer]]:
+        assert request.image
+        yield from self._model.conversation(request.image).preparation()
+        return []
 
     def _tell_all(self) -> None:
         for request in list(self._requests.values()):

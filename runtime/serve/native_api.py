@@ -99,6 +99,7 @@ class NativeApi:
     async def conversation(self, request: Request) -> Response:
         """A photo in, a conversation out, to ask questions of one's own."""
         session = await self._session(request)
+        self._service.prepare(session)
         return JSONResponse(_described(session), 201, {"location": f"/v1/conversations/{session.id}"})
 
     async def question(self, request: Request) -> Response:

@@ -67,6 +67,12 @@ class Service:
         self.metrics.photo(photo.description["seconds"])
         return photo
 
+    def prepare(self, session: Session) -> None:
+        """Let the model see a session's photo while its first question is being thought of."""
+        fields = {"photo": session.photo.description}
+        if give_up := self.model.prepare(fields, session.photo.pixels):
+            session.on_delete.append(give_up)
+
     async def answers(
         self,
         session: Session,
