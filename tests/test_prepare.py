@@ -7,6 +7,7 @@ import time
 
 import numpy as np
 from service import PHOTO, PICTURES, running, until
+from skingpt_edge.benchmarks.tools.prepared_photo import measure
 from skingpt_edge.engines.errors import EngineError
 from skingpt_edge.runtime.cli import chat
 from skingpt_edge.runtime.skingpt import SkinGPT
@@ -83,6 +84,13 @@ def test_the_service_prepares_a_photo_that_will_be_asked_about(tmp_path):
         until(lambda: "skingpt_conversations 1.0" in service.request("GET", "/metrics")[2].decode())
         assert ask(service, second)["text"]
         assert service.stop() == 0
+
+
+def test_what_is_gained_can_be_measured():
+    with SkinGPT.open() as model:
+        found = measure(model, 1)
+    assert found["seconds"].keys() == found["median_seconds"].keys() == {"with", "encoded", "prepared"}
+    assert all(len(times) == 1 for times in found["seconds"].values())
 
 
 def ask(service, number: str) -> dict:
