@@ -1,6 +1,7 @@
 """Measures the types that a language model can have beside each other: size, time, fidelity, and what it says right."""
 
 import os
+import shutil
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
@@ -28,12 +29,14 @@ from .parity import agreement_limit
 from .progress import bar, step
 from .share import Share
 
+NEED_IMPORTANCE = ("iq1", "iq2", "iq3_xxs", "q2_k_s")
+"""Beginnings of the types that llama.cpp makes only with an importance matrix."""
 WHOLE = "f16"
 """The type that all others are made from, and whose answers they are led along."""
 ROUNDS = 3  # each type is loaded and timed so often, in turn with the others
 NEW_TOKENS, CONTEXT = 48, 512
 POINT = 0.01
-"""What `choose` lets a type lose: of the attributes said right where they are counted, else of the tokens."""
+"""What `choose` lets a type lose, of the tokens."""
 
 Count = Callable[[Bundle], tuple[int, int]]
 """Asks a bundle about drawings: how many attributes it says right, of how many."""
@@ -75,6 +78,9 @@ def compare_types(
     bundles = {Candidate(WHOLE, calibrated=False): base}
     for candidate in chosen:
         given = importance if candidate.calibrated else None
+        if candidate.kind.startswith(NEED_IMPORTANCE) and not given:
+            step(f"{candidate}: left out, because llm type {candidate.kind!r} needs --calibrate")
+            continue
         bundles[candidate] = make_variant(base, llama, work / str(candidate).replace(", ", "-"), candidate.kind, given)
     courses = own_courses(base, embeds)
     step("the same answers in torch float32")
@@ -84,7 +90,11 @@ def compare_types(
         for done in range(ROUNDS * len(bundles)):
             candidate = list(bundles)[done % len(bundles)]
             with closing(open_language_model(bundles[candidate])) as model:
-                led[candidate] += [lead(model, course) for course in courses]
+                lead(model, courses[0])  # the first touch of the weights is slow, and not what is compared
+                for course in courses:
+                    one = lead(model, course)
+                    # Logits are the same in each round, and take megabytes.
+                    led[candidate].append(one if done < len(bundles) else replace(one, logits=one.logits[:0]))
             move(done + 1, ROUNDS * len(bundles))
     found = []
     for candidate, bundle in bundles.items():
@@ -101,7 +111,10 @@ def make_variant(base: Bundle, llama: LlamaSource, target: Path, kind: str, impo
     name = manifest.llm.file
     for other in manifest.files:
         if other != name:
-            os.link(base.file(other), target / other)
+            try:
+                os.link(base.file(other), target / other)
+            except OSError:  # not every file system has links
+                shutil.copyfile(base.file(other), target / other)
     with bar(f"quantising to {kind}{' with calibration' if importance else ''}") as move:
         quantise(base.file(name), target / name, kind, move, importance)
     source = describe_source("", target / name)
@@ -157,21 +170,17 @@ def _figures(
     )
 
 
-def loss(row: TypeFigures, rows: Sequence[TypeFigures]) -> float:
-    """What a type loses against WHOLE: attributes said right where they are counted, else tokens; as a part."""
-    whole = next(other for other in rows if other.type == WHOLE)
-    return whole.right / whole.of - row.right / row.of if row.of else (whole.agreeing - row.agreeing) / row.tokens
-
-
 def choose(rows: Sequence[TypeFigures]) -> TypeFigures:
     """The type whose token takes least time, of those that lose a POINT at most and are within the limits of parity.
 
     Raises ExportError if there is none.
     """
+    whole = next(row for row in rows if row.type == WHOLE)
     fit = [
         row
         for row in rows
-        if loss(row, rows) <= POINT and row.agreeing / row.tokens >= agreement_limit(row.type, row.tokens)
+        if whole.agreeing - row.agreeing <= POINT * row.tokens
+        and row.agreeing / row.tokens >= agreement_limit(row.type, row.tokens)
     ]
     if not fit:
         raise ExportError("no type is within a point of float16 and within the limits of parity: name one yourself")

@@ -8,7 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..engines.base import EmbeddingSegment, Floats, LanguageModel, TokenSegment
+from ..engines.base import EmbeddingSegment, Floats, LanguageModel, Segment, TokenSegment
+from ..runtime.scheduler import Job, run_alone
 from .llama_reference import reference_logits, token_embeddings
 from .llama_weights import LlamaSource
 
@@ -43,16 +44,22 @@ def lead(model: LanguageModel, course: Course) -> Led:
     """Raises EngineError."""
     model.rewind(SEQUENCE, 0)
     begun = time.perf_counter()
-    model.evaluate([TokenSegment(SEQUENCE, 0, course.before)])
-    model.evaluate_embeddings(EmbeddingSegment(SEQUENCE, len(course.before), course.embeds))
     place = len(course.before) + len(course.embeds)
-    rows = [model.evaluate([TokenSegment(SEQUENCE, place, course.after)])[0].copy()]
+    run_alone(model, _evaluated(TokenSegment(SEQUENCE, 0, course.before)))
+    run_alone(model, _evaluated(EmbeddingSegment(SEQUENCE, len(course.before), course.embeds)))
+    rows = [run_alone(model, _evaluated(TokenSegment(SEQUENCE, place, course.after)))]
     times = [time.perf_counter()]
     for number, token in enumerate(course.answer[:-1]):
         segment = TokenSegment(SEQUENCE, place + len(course.after) + number, (token,))
         rows.append(model.evaluate([segment])[0].copy())
         times.append(time.perf_counter())
     return Led(np.stack(rows), times[0] - begun, tuple(np.diff(times).tolist()))
+
+
+def _evaluated(segment: Segment) -> Job[Floats]:
+    """In chunks of the model's batch."""
+    logits = yield segment
+    return logits.copy()
 
 
 def original_logits(llama: LlamaSource, courses: Sequence[Course]) -> list[Floats]:

@@ -69,9 +69,14 @@ class Choices:
         """Raises ExportError for an unknown precision or type."""
         if self.vision not in (AUTO, *PRECISIONS):
             raise ExportError(f"vision precision {self.vision!r} is unknown; known are {AUTO}, {', '.join(PRECISIONS)}")
-        for kind in (self.llm_type, *self.types):
-            if kind not in (AUTO, *file_types()):
-                raise ExportError(f"llm type {kind!r} is unknown; known are {AUTO}, {', '.join(file_types())}")
+        if self.llm_type not in (AUTO, *file_types()):
+            raise ExportError(f"llm type {self.llm_type!r} is unknown; known are {AUTO}, {', '.join(file_types())}")
+        for kind in self.types:
+            if kind not in file_types() or kind in UNQUANTISED:
+                known = ", ".join(name for name in file_types() if name not in UNQUANTISED)
+                raise ExportError(f"llm type {kind!r} cannot be compared; {WHOLE} always is, and these can: {known}")
+        if len(set(self.types)) < len(self.types):
+            raise ExportError(f"a type stands twice among those to compare: {', '.join(self.types)}")
         if self.calibrate and self.llm_type in UNQUANTISED:
             raise ExportError(f"llm type {self.llm_type!r} is not quantised, so there is nothing to calibrate")
 
@@ -265,7 +270,11 @@ def _choose_type(
     rows = [one.figures for one in compared]
     best = compared[rows.index(choose(rows))]
     step(f"{table(rows)}\ntaking {best.candidate}")
-    manifest = replace(best.bundle.manifest, compared_types=tuple(rows))
+    files = dict(best.bundle.manifest.files)
+    if importance and not best.candidate.calibrated:
+        del files[IMPORTANCE]
+        (folder / IMPORTANCE).unlink()
+    manifest = replace(best.bundle.manifest, files=files, compared_types=tuple(rows))
     (best.bundle.path / LLM).replace(folder / LLM)
     (folder / MANIFEST).write_text(manifest.to_json())
     return manifest
@@ -281,13 +290,13 @@ def compare_checkpoints(
     choices.check()
     shots = [read_picture(path) for path in pictures]
     examples, importance = _calibration(choices.calibrate)
+    if importance:
+        importance.check(LlamaCheckpoint(LlamaFolder(checkpoints.llm)))
     whole = target / WHOLE
     export_bundle(checkpoints, whole, replace(choices, llm_type=WHOLE, calibrate=None, accept_parity=True), pictures)
     with _read(checkpoints, target) as original:
         if examples:
             importance = _measure_importance(examples, original, choices.template)
-        if importance:
-            importance.check(original.llama)
         embeds = [parity.vision_reference(original.vision, shot)["image_embeds"][0] for shot in shots]
         chosen = candidates(choices.types, calibrated=importance is not None)
         compared = compare_types(whole, original.llama, embeds, chosen, importance, target, count)
@@ -305,6 +314,8 @@ def _sources(checkpoints: Checkpoints, llm: LlamaFolder) -> tuple[Source, ...]:
 def synthesise_bundle(shape: str, target: Path, choices: Choices) -> Manifest:
     """Make a bundle of a full shape with random weights; it has no original and no parity."""
     choices.check()
+    if choices.llm_type == AUTO:
+        raise ExportError(f"llm type {AUTO!r} needs the original's checkpoints to compare with: name a type")
     sizes = SHAPES[shape]
     with new_bundle(target, force=choices.force) as (folder, work):
         shapes = expected_shapes(sizes.vision)

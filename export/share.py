@@ -25,7 +25,8 @@ class Share:
         z2 = Z95**2 / self.of
         middle = (self.part + z2 / 2) / (1 + z2)
         half = Z95 / (1 + z2) * math.sqrt(self.part * (1 - self.part) / self.of + z2 / (4 * self.of))
-        return max(0.0, middle - half), min(1.0, middle + half)
+        # Rounding may put a bound of nothing or all on the wrong side of the part itself.
+        return max(0.0, min(middle - half, self.part)), min(1.0, max(middle + half, self.part))
 
     def __str__(self) -> str:
         low, high = self.interval

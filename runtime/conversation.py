@@ -193,18 +193,18 @@ class Conversation:
     def prepare(self) -> None:
         """Evaluate what every question's prompt begins with, the picture last, so that the first answer comes sooner.
 
-        For the time in which a question is being thought of. Raises EngineError, also if another thread is using the
-        model.
+        For the time in which a question is being thought of. An answer's seconds do not count it. Where the cache holds
+        the picture already, nothing is done. Raises EngineError, also if another thread is using the model.
         """
         run_alone(self._model, self.preparation())
 
-    def preparation(self) -> Job[Prefill]:
-        """`prepare` for a `Scheduler`."""
+    def preparation(self) -> Job[bool]:
+        """`prepare` for a `Scheduler`; its result is true."""
         before = build_prompt(self._template, self._special, (), "").before
         lease = self._cache.lease()
         try:
-            _, prefill = yield from lease.prefill(self._model.tokenize(before, bos=True), self.image, ())
-            return prefill
+            yield from lease.hold_picture(self._model.tokenize(before, bos=True), self.image)
+            return True
         finally:
             lease.release()
 

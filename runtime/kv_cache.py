@@ -111,13 +111,20 @@ class KvCache:
         candidates = free or [next(iter(self._owners))]
 
         def worth(sequence: int) -> tuple[int, int]:
-            return _common_prefix(items, self._held[sequence]), -len(self._held[sequence])
+            common = _common_prefix(items, self._held[sequence])
+            # The text before the picture is copied from SYSTEM, so a sequence is not worth more for having it.
+            return common if common > len(self._held[SYSTEM]) else 0, -len(self._held[sequence])
 
         chosen = max(candidates, key=worth)
         self._owners.pop(chosen, None)
         self._owners[chosen] = lease
         self._make_room(chosen, len(items) + room)
         return chosen
+
+    def begins(self, items: Sequence[Item]) -> bool:
+        """Whether a sequence begins with these items."""
+        self._settle()
+        return any(_common_prefix(items, held) == len(items) for held in self._held.values())
 
     def owns(self, lease: "Lease", sequence: int) -> bool:
         return self._owners.get(sequence) is lease
@@ -223,6 +230,11 @@ class Lease:
         self._evaluated = 0
         self._seconds = {"system": 0.0, "image": 0.0, "text": 0.0}
 
+    def hold_picture(self, before: Sequence[int], image: ImageEmbedding) -> Generator[Segment, Floats, None]:
+        """Make a sequence begin with this text and picture, unless one does."""
+        if not self._cache.begins(_items(before, image, ())):
+            yield from self.prefill(before, image, ())
+
     def hold_system(self, tokens: Sequence[int]) -> Generator[Segment, Floats, bool]:
         """Evaluate the text before the image, unless the cache holds it; whether anything was computed."""
         begun = self._cache.begin_system(self, tokens)
@@ -240,8 +252,7 @@ class Lease:
         begun = time.perf_counter()
         yield from self.hold_system(before)
         self._seconds["system"] = time.perf_counter() - begun
-        content = _content(image)
-        items: list[Item] = [*before, *(ImageRow(content, row) for row in range(len(image.embeds))), *after]
+        items = _items(before, image, after)
         self._sequence = self._cache.choose_sequence(self, items, room)
         done = self._cache.reuse(self._sequence, items)
         # What was evaluated just now as the text before the image does not count as reused.
@@ -325,6 +336,11 @@ class _LeasedEmbeddings(EmbeddingSegment):
     def part(self, start: int, count: int) -> EmbeddingSegment:
         self.lease.check(last=start + count >= len(self))
         return super().part(start, count)
+
+
+def _items(before: Sequence[int], image: ImageEmbedding, after: Sequence[int]) -> list[Item]:
+    content = _content(image)
+    return [*before, *(ImageRow(content, row) for row in range(len(image.embeds))), *after]
 
 
 def _content(image: ImageEmbedding) -> str:

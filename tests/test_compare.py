@@ -1,17 +1,20 @@
 """The types of a language model measured beside each other, and the choice between them."""
 
+import json
+import shutil
 from dataclasses import replace
 
 import numpy as np
 import pytest
 from skingpt_edge.engines.errors import ExportError
-from skingpt_edge.export.compare import POINT, WHOLE, choose, loss, table
+from skingpt_edge.export.compare import WHOLE, choose, table
 from skingpt_edge.export.compare_plot import plot_types
+from skingpt_edge.export.demo.conditions import VALUES
 from skingpt_edge.export.forced import agreeing, divergence
 from skingpt_edge.runtime.bundle import read_bundle
 from skingpt_edge.runtime.manifest import TypeFigures
 from skingpt_edge.runtime.skingpt import SkinGPT
-from support import GOLDEN, export, run
+from support import CHECKPOINT, GOLDEN, export, run
 
 ROW = TypeFigures(WHOLE, False, 100, 10.0, 1.0, 1000, 998, 0.001, 0, 0)
 FINE = replace(ROW, type="q8_0", token_ms=8, agreeing=995)
@@ -53,13 +56,8 @@ def test_finer_types_are_larger_and_nearer_to_the_original(automatic):
 
 def test_the_fastest_type_within_a_point_is_chosen():
     assert choose([ROW, FINE, COARSE]) == FINE
-    near = replace(COARSE, agreeing=988)
-    assert loss(near, [ROW, near]) == pytest.approx(POINT)
-    assert choose([ROW, FINE, replace(COARSE, agreeing=989)]).type == "q4_0"
-    # Where attributes are counted, they decide; the limits of parity hold all the same.
-    counted = [replace(row, right=right, of=1000) for row, right in ((ROW, 900), (FINE, 880), (COARSE, 895))]
-    assert choose(counted).type == "q4_0"
-    assert choose([*counted[:2], replace(counted[2], agreeing=300)]).type == WHOLE
+    assert choose([ROW, FINE, replace(COARSE, agreeing=988)]).type == "q4_0"
+    assert choose([ROW, FINE, replace(COARSE, agreeing=987)]) == FINE
     with pytest.raises(ExportError, match="no type is within a point"):
         choose([replace(ROW, agreeing=100)])
 
@@ -76,6 +74,10 @@ def test_the_table_and_the_plot_show_attributes_only_where_they_were_counted(tmp
     assert "attributes right" not in table([ROW, FINE])
     assert "| q4_0, calibrated |" in table(counted)
     assert "90.0% (88.0%–91.7%)" in table(counted)
+    counted += [
+        replace(ROW, tokens=144, agreeing=144),
+        replace(ROW, tokens=31, agreeing=0),
+    ]  # bounds that rounding moves
     plot_types(counted, "model", tmp_path / "types.png")
     assert (tmp_path / "types.png").stat().st_size > 10_000
 
@@ -86,5 +88,37 @@ def test_unknown_types_and_a_folder_with_content_are_refused_first(tmp_path):
     usual = ["--vit", "v", "--qformer", "q", "--adapter", "a", "--llm", "l"]
     refused = run("skingpt-export", "compare", *usual, "-o", tmp_path / "results")
     assert (refused.returncode, "not empty" in refused.stderr) == (4, True)
-    refused = run("skingpt-export", "compare", *usual, "-o", tmp_path / "new", "--types", "q8_0,q9")
-    assert (refused.returncode, "llm type 'q9' is unknown" in refused.stderr) == (4, True)
+    for types, said in (
+        ("q8_0,q9", "'q9' cannot be compared"), ("auto", "'auto' cannot be compared"), ("f32", "'f32' cannot be"),
+        ("q8_0,q6_k,q8_0", "a type stands twice"),
+    ):  # fmt: skip
+        refused = run("skingpt-export", "compare", *usual, "-o", tmp_path / "new", "--types", types)
+        assert (refused.returncode, said in refused.stderr) == (4, True), refused.stderr
+    refused = run("skingpt-export", "compare", *usual, "-o", tmp_path / "new", "--count", "0")
+    assert (refused.returncode, "pictures is 0" in refused.stderr) == (3, True), refused.stderr
+    refused = run("skingpt-export", "synth", "--shape", "tiny", "--llm-type", "auto", "-o", tmp_path / "new")
+    assert (refused.returncode, "name a type" in refused.stderr) == (4, True), refused.stderr
+
+
+def test_compare_measures_types_with_and_without_calibration(tmp_path):
+    reports = tmp_path / "reports"
+    reports.mkdir()
+    shutil.copy(GOLDEN / "images/00.jpg", reports / "00.jpg")
+    (reports / "00.txt").write_text("It is red.\n\nIt has no scale.")
+    pictures = tmp_path / "pictures"
+    pictures.mkdir()
+    shutil.copy(GOLDEN / "images/00.jpg", pictures)
+    sources = dict(vit="eva_vit_g.pth", qformer="blip2_pretrained.pth", adapter="skingpt4.pth", llm="llm")
+    given = [word for name, file in sources.items() for word in (f"--{name}", CHECKPOINT / file)]
+    result = run(
+        "skingpt-export", "compare", *given, "-o", tmp_path / "out", "--vision", "f32", "--types", "q4_0,iq2_xxs",
+        "--calibrate", reports, "--pictures", pictures, "--count", "1",
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    assert "iq2_xxs: left out" in result.stderr
+    rows = json.loads((tmp_path / "out/types.json").read_text())
+    assert [(row["type"], row["calibrated"]) for row in rows] == [
+        (WHOLE, False), ("q4_0", False), ("q4_0", True), ("iq2_xxs", True),
+    ]  # fmt: skip
+    assert all(row["of"] == len(VALUES) for row in rows)
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["types.json", "types.md", "types.png"]

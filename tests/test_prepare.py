@@ -45,6 +45,16 @@ def test_another_picture_is_not_taken_for_the_one_that_was_prepared():
     assert converse(2).ask("what").prefill.reused == SYSTEM_LENGTH
 
 
+def test_a_conversation_that_has_begun_loses_nothing_to_a_preparation():
+    model, converse = start([["red"], ["blue"], ["blue"]])
+    conversation = converse(1)
+    conversation.ask("one")
+    before = model.evaluated
+    conversation.prepare()
+    assert model.evaluated == before
+    assert conversation.ask("two").prefill.reused >= SYSTEM_LENGTH + 32 + 3
+
+
 def test_a_typed_question_waits_for_the_picture_and_an_error_of_it_is_not_lost(monkeypatch):
     result = subprocess.run(
         [sys.executable, "-m", "skingpt_edge.runtime.cli", "chat", PICTURES[0]],
@@ -61,25 +71,26 @@ def test_a_typed_question_waits_for_the_picture_and_an_error_of_it_is_not_lost(m
             Slow.prepared = True
             raise EngineError("broken")
 
-    with chat._preparing(Slow()) as thread:
-        thread.join()
-        assert Slow.prepared
-    assert not thread.is_alive()
+    chat._preparing(Slow()).join()
+    assert Slow.prepared
 
 
 def test_the_service_prepares_a_photo_that_will_be_asked_about(tmp_path):
     with running(tmp_path) as service:
         first, second = (
-            json.loads(service.request("POST", "/v1/conversations", one, content_type="image/jpeg")[2])["id"]
-            for one in (PHOTO, PICTURES[1].read_bytes())
+            json.loads(service.request("POST", "/v1/conversations", one.read_bytes(), content_type="image/jpeg")[2])[
+                "id"
+            ]
+            for one in PICTURES[:2]
         )
         # Nobody waits for a photo that is prepared, so the queue is empty; the first question comes after it.
         assert "skingpt_requests_now 0.0" in service.request("GET", "/metrics")[2].decode()
-        with SkinGPT.open() as model:
-            here = model.ask(model.embed(PICTURES[1].read_bytes()), QUESTION)
-        there = ask(service, second)
-        assert tuple(there["token_ids"]) == here.token_ids
-        assert there["prompt_tokens"]["evaluated"] == len(here.segment_token_ids[1])  # the question alone
+        for number, photo in ((first, PICTURES[0]), (second, PICTURES[1])):
+            with SkinGPT.open() as model:
+                here = model.ask(model.embed(photo.read_bytes()), QUESTION)
+            there = ask(service, number)
+            assert tuple(there["token_ids"]) == here.token_ids
+            assert there["prompt_tokens"]["evaluated"] == len(here.segment_token_ids[1])  # the question alone
         assert service.request("DELETE", f"/v1/conversations/{first}")[0] == 204
         until(lambda: "skingpt_conversations 1.0" in service.request("GET", "/metrics")[2].decode())
         assert ask(service, second)["text"]

@@ -192,6 +192,7 @@ def _pictures(options: argparse.Namespace) -> list[Path]:
 def _compare(options: argparse.Namespace) -> None:
     from ..compare import table
     from ..compare_plot import check_plotter, plot_types
+    from ..demo.evaluate import held_out_seeds
     from ..make import Choices, compare_checkpoints
     from ..templates import read_template
 
@@ -201,19 +202,21 @@ def _compare(options: argparse.Namespace) -> None:
     options.output.mkdir(parents=True, exist_ok=True)
     choices = Choices(
         vision=options.vision,
-        llm_type="f16",
+        llm_type="auto",
         name=options.llm.resolve().name,
         template=read_template(options.template),
         calibrate=options.calibrate,
         types=tuple(kind.strip().lower() for kind in options.types.split(",")),
     )
-    count = partial(_count_attributes, options.count) if options.count else None
+    count = None if options.count is None else partial(_count_attributes, options.count)
+    if count:
+        held_out_seeds(0, options.count)  # refused before anything is measured
     with TemporaryDirectory(dir=options.output) as work:
         rows = compare_checkpoints(_sources(options), Path(work), choices, _pictures(options), count)
     (options.output / "types.json").write_text(json.dumps([asdict(row) for row in rows], indent=1) + "\n")
     (options.output / "types.md").write_text(table(rows) + "\n")
-    plot_types(rows, choices.name, options.output / "types.png")
     print(table(rows))
+    plot_types(rows, choices.name, options.output / "types.png")
 
 
 def _count_attributes(count: int, bundle: "Bundle") -> tuple[int, int]:

@@ -4,7 +4,7 @@ import json
 import sys
 from argparse import ArgumentParser, Namespace
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Thread
@@ -67,11 +67,11 @@ def run(arguments: Arguments) -> int:
         conversation = model.conversation(model.embed(data, arguments.image.name))
         if not arguments.json:
             print(note_lines(note.text for note in conversation.image.notes), end="", flush=True)
-        with _preparing(conversation) if not arguments.asked else nullcontext() as prepared:
-            for question in arguments.asked or _typed():
-                if prepared:
-                    prepared.join()
-                _ask(conversation, question, config, arguments)
+        prepared = None if arguments.asked else _preparing(conversation)
+        for question in arguments.asked or _typed():
+            if prepared:
+                prepared.join()
+            _ask(conversation, question, config, arguments)
         sections = [Section(f"Question {i}", answer) for i, answer in enumerate(conversation.answers, 1)]
         report = model.make_report(conversation.image, sections, config)
         if arguments.json:
@@ -81,20 +81,19 @@ def run(arguments: Arguments) -> int:
     return 0
 
 
-@contextmanager
-def _preparing(conversation: Conversation) -> Iterator[Thread]:
-    """The picture is put into the prompt while the first question is being typed."""
+def _preparing(conversation: Conversation) -> Thread:
+    """A thread that puts the picture into the prompt, while the first question is being typed.
+
+    It ends after a chunk of the prompt when the model is closed.
+    """
 
     def prepare() -> None:
-        with suppress(SkinGPTError):  # the question meets the same error, and tells it
+        with suppress(Exception):  # the question meets the same error, and tells it
             conversation.prepare()
 
     thread = Thread(target=prepare)
     thread.start()
-    try:
-        yield thread
-    finally:
-        thread.join()
+    return thread
 
 
 def _ask(conversation: Conversation, question: str, config: GenerationConfig, arguments: Arguments) -> None:

@@ -140,8 +140,8 @@ class ModelProcess:
 
         Nobody waits for it, so it takes no place in the queue.
         """
-        if not self.ready or self._draining or len(self._asked) >= self.places:
-            return None
+        if not self.ready or self._draining or len(self._asked) >= int(self.about["conversations"]):
+            return None  # others come first
         number = next(self._numbers)
         self._asked[number] = Asked(left=True)
         self._send("prepare", payload, id=number, **fields)
@@ -350,7 +350,8 @@ class ModelProcess:
         elif asked := self._asked.get(event["id"]):
             if kind in ("end", "error"):
                 del self._asked[event["id"]]
-                self._crashes = 0 if kind == "end" else self._crashes
+                # A photo that was only looked at is no answer.
+                self._crashes = 0 if kind == "end" and not asked.left else self._crashes
             if not asked.left:
                 asked.events.put_nowait(event)
 
