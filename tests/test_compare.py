@@ -74,10 +74,8 @@ def test_the_table_and_the_plot_show_attributes_only_where_they_were_counted(tmp
     assert "attributes right" not in table([ROW, FINE])
     assert "| q4_0, calibrated |" in table(counted)
     assert "90.0% (88.0%–91.7%)" in table(counted)
-    counted += [
-        replace(ROW, tokens=144, agreeing=144),
-        replace(ROW, tokens=31, agreeing=0),
-    ]  # bounds that rounding moves
+    # Rounding would move bounds of these to the wrong side.
+    counted += [replace(ROW, tokens=144, agreeing=144), replace(ROW, tokens=31, agreeing=0)]
     plot_types(counted, "model", tmp_path / "types.png")
     assert (tmp_path / "types.png").stat().st_size > 10_000
 
@@ -108,7 +106,7 @@ def test_compare_measures_types_with_and_without_calibration(tmp_path):
     pictures = tmp_path / "pictures"
     pictures.mkdir()
     shutil.copy(GOLDEN / "images/00.jpg", pictures)
-    sources = dict(vit="eva_vit_g.pth", qformer="blip2_pretrained.pth", adapter="skingpt4.pth", llm="llm")
+    sources = {"vit": "eva_vit_g.pth", "qformer": "blip2_pretrained.pth", "adapter": "skingpt4.pth", "llm": "llm"}
     given = [word for name, file in sources.items() for word in (f"--{name}", CHECKPOINT / file)]
     result = run(
         "skingpt-export", "compare", *given, "-o", tmp_path / "out", "--vision", "f32", "--types", "q4_0,iq2_xxs",

@@ -164,7 +164,8 @@ def test_while_others_are_answered_a_photo_is_forgotten_all_the_same(worker):
     worker.next("text")
     send(worker.channel, "forget", sha256=PHOTOS[0].sha256)
     settle(worker)
-    worker.next("text")  # a prompt that was being computed is over, and with it what had to wait for it
+    for _ in range(3):  # so many steps of the answer, of which two may be one: it forgets between two of them
+        worker.next("text")
     worker.ask(99, PHOTOS[0])
     events = worker.until_end(99)
     assert not any(event.get("id") == 2 and event["kind"] == "end" for event in events)  # it still goes on
