@@ -1,19 +1,25 @@
 """Gets everything that the package is made of into one folder, each file as its SHA-256 says, and installs the tools.
 
 Sources come from Debian, wheels from the package index that pip is set up for. What is there already is not fetched
-again, so that a second build needs no network.
+again, so that a second build needs no network. Exit code 75 (EX_TEMPFAIL): an archive cannot be reached, or has a
+file no more. That says nothing about the package.
 """
 
 import argparse
 import hashlib
+import os
+import re
 import subprocess
 import sys
 import tempfile
 import venv
+from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NoReturn
 
 HERE = Path(__file__).parent
+LIST = HERE / "debian-sources.txt"
 KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
 # Wheels for the Python of the package, which need no glibc newer than 2.28.
 TARGET = ["--python-version=3.13", "--implementation=cp", "--abi=cp313", "--abi=abi3", "--abi=none"]
@@ -21,19 +27,26 @@ PLATFORMS = ("any", "manylinux2014_x86_64", "manylinux_2_17_x86_64", "manylinux_
 WHEELS_ONLY = "--only-binary=:all:"
 
 
+# Suites that may have a file, by the archive of Debian that they are in.
+SUITES = {"Debian": ("trixie", "bookworm", "forky", "sid"), "Debian-Security": ("trixie-security",)}
+
+
 @dataclass(frozen=True)
 class Source:
-    """A line of debian-sources.txt."""
+    """A line of debian-sources.txt, or a file of a source package that Debian has."""
 
-    suite: str
     package: str
-    version: str
     file: str
     sha256: str
 
+    @property
+    def is_original(self) -> bool:
+        """Not Debian's own changes."""
+        return ".orig." in self.file
+
 
 def sources() -> list[Source]:
-    lines = (HERE / "debian-sources.txt").read_text().splitlines()
+    lines = LIST.read_text().splitlines()
     return [Source(*line.split()) for line in lines if line and not line.startswith("#")]
 
 
@@ -63,30 +76,58 @@ def _sha256(path: Path) -> str | None:
 def _fetch_from_debian(missing: list[Source], folder: Path) -> None:
     """apt checks Debian's signatures. It uses settings of its own here, and this machine's stay as they are."""
     with tempfile.TemporaryDirectory() as state:
-        apt = _apt_options(Path(state), sorted({source.suite for source in missing}))
-        _run(["apt-get", *apt, "update", "-qq"])
-        for name, version in sorted({(source.package, source.version) for source in missing}):
-            for part in ("--tar-only", "--diff-only"):
-                if any(
-                    source.package == name and (".orig." in source.file) == (part == "--tar-only") for source in missing
-                ):
-                    _run(["apt-get", *apt, "source", "-qq", "--download-only", part, f"{name}={version}"], cwd=folder)
+        apt = _apt_options(Path(state))
+        _fetch(["apt-get", *apt, "update", "-qq", "--error-on=any"])
+        for source in missing:
+            _fetch_source(source, folder, apt)
     for source in missing:
         if (found := _sha256(folder / source.file)) != source.sha256:
-            sys.exit(f"{source.file} has SHA-256 {found}, expected {source.sha256}: see {HERE}/debian-sources.txt")
+            sys.exit(f"{source.file} has SHA-256 {found}, expected {source.sha256}: see {LIST}")
 
 
-def _apt_options(state: Path, suites: list[str]) -> list[str]:
+def _fetch_source(source: Source, folder: Path, apt: list[str]) -> None:
+    """From the newest version that has the file; Debian's archives do not have all that they list."""
+    offered = _offered(source.package, apt)
+    part = "--tar-only" if source.is_original else "--diff-only"
+    for version in reversed(offered.get(source, [])):
+        command = ["apt-get", *apt, "source", "-qq", "--download-only", part, f"{source.package}={version}"]
+        if subprocess.run(command, check=False, cwd=folder).returncode == 0:
+            return
+    there = "".join(f"\n{found.package} {found.file} {found.sha256}" for found in offered)
+    _unreachable(f"{source.file}: cannot be had from Debian with the SHA-256 of {LIST.name}. Debian lists:{there}")
+
+
+def _offered(package: str, apt: list[str]) -> dict[Source, list[str]]:
+    """The tar files of a source package in all suites, and the versions that have each."""
+    listed = subprocess.run(["apt-cache", *apt, "showsrc", package], check=False, capture_output=True, text=True).stdout
+    found = defaultdict(list)
+    for entry in listed.split("\n\n"):
+        if version := re.search(r"^Version: (\S+)$", entry, re.M):
+            for sha256, name in re.findall(r"^ ([0-9a-f]{64}) \d+ (\S+\.tar\.\w+)$", entry, re.M):
+                found[Source(package, name, sha256)].append(version[1])
+    return found
+
+
+def _apt_options(state: Path) -> list[str]:
     listed = subprocess.run(
-        ["apt-get", "indextargets", "--format", "$(ORIGIN) $(LABEL) $(SITE)"],
+        ["apt-get", "indextargets", "--format", "$(ORIGIN)|$(LABEL)|$(SITE)"],
         check=True,
         capture_output=True,
         text=True,
     )
-    sites = sorted({line.split()[-1] for line in listed.stdout.splitlines() if line.startswith("Debian Debian ")})
-    if not sites:
+    sites = {
+        label: site
+        for line in listed.stdout.splitlines()
+        for origin, label, site in [line.split("|")]
+        if origin == "Debian"
+    }
+    if "Debian" not in sites:
         sys.exit("apt knows no archive of Debian: run this on Debian, after `apt-get update`")
-    lines = [f"deb-src [signed-by={KEYRING}] {sites[0]} {suite} main\n" for suite in suites]
+    lines = [
+        f"deb-src [signed-by={KEYRING}] {site} {suite} main\n"
+        for label, site in sorted(sites.items())
+        for suite in SUITES.get(label, ())
+    ]
     (state / "sources.list").write_text("".join(lines))
     for name in ("lists", "cache"):
         (state / name / "partial").mkdir(parents=True)
@@ -108,7 +149,7 @@ def _fetch_from_index(python: Path, inputs: Path, name: str, options: list[str])
     if {word.removeprefix("--hash=sha256:") for word in words if word.startswith("--hash=")} <= there:
         return
     pip = [str(python), "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps"]
-    _run([*pip, *options, "--require-hashes", f"--requirement={listed}", f"--dest={folder}"])
+    _fetch([*pip, *options, "--require-hashes", f"--requirement={listed}", f"--dest={folder}"])
 
 
 def _install_tools(inputs: Path, target: Path) -> Path:
@@ -121,8 +162,18 @@ def _install_tools(inputs: Path, target: Path) -> Path:
     return python
 
 
-def _run(command: list[str], cwd: Path | None = None) -> None:
+def _fetch(command: list[str], cwd: Path | None = None) -> None:
     if subprocess.run(command, cwd=cwd, check=False).returncode:
+        _unreachable(f"failed: {' '.join(command)}")
+
+
+def _unreachable(words: str) -> NoReturn:
+    print(f"error: {words}", file=sys.stderr)
+    sys.exit(os.EX_TEMPFAIL)
+
+
+def _run(command: list[str]) -> None:
+    if subprocess.run(command, check=False).returncode:
         sys.exit(f"failed: {' '.join(command)}")
 
 
