@@ -23,15 +23,12 @@ leave_out="apps aria bf camellia cast cmp cms comp ct des docs dtls engine gost 
     ./Configure linux-x86_64 $(printf ' no-%s' $leave_out) --prefix=/usr --libdir=lib --openssldir=/etc/ssl &&
     make -s -j"$JOBS" build_libs && make -s install_dev DESTDIR="$BUILD/openssl-root") > "$BUILD/openssl.log" 2>&1
 
-licence zlib "$BUILD/zlib/LICENSE"
-licence libffi "$BUILD/libffi/LICENSE"
-licence openssl "$BUILD/openssl/LICENSE.txt"
-
 unpack cpython 'python3*.orig.tar.xz'
 unpack cpython-debian 'python3*.debian.tar.xz'
 # Of Debian's changes those that mend faults; the others fit Python into Debian.
-for patch in $(grep -E '^(CVE-|ssl-|dict-use|traverse-)' "$BUILD/cpython-debian/debian/patches/series"); do
-    patch --silent -d "$BUILD/cpython" -p1 < "$BUILD/cpython-debian/debian/patches/$patch"
+patches=$(grep -E '^(CVE-|ssl-|dict-use|traverse-)' "$BUILD/cpython-debian/patches/series")
+for patch in $patches; do
+    patch --silent -d "$BUILD/cpython" -p1 < "$BUILD/cpython-debian/patches/$patch"
 done
 # The time of the build would make every build another one; this is the time of the sources.
 day=$(LC_ALL=C date -u -r "$BUILD/cpython/README.rst" "+%b %d %Y")
@@ -49,4 +46,3 @@ make -s -C "$BUILD/cpython" altbininstall sharedinstall DESTDIR="$BUILD/python-r
 mv "$BUILD/python-root/python" "$BUILD/python"
 cp -R "$BUILD/cpython/Lib/." "$BUILD/cpython/$(cat "$BUILD/cpython/pybuilddir.txt")"/_sysconfigdata_*.py "$BUILD/python/lib/python3.13"
 find "$BUILD/python" -name __pycache__ -prune -exec rm -r {} +
-licence cpython "$BUILD/cpython/LICENSE"
