@@ -27,5 +27,3 @@ cp "$BUILD/llama/bin/libllama.so" "$BUILD/llama/bin/libggml.so" "$BUILD/llama/bi
 for name in $variants; do
     cp "$BUILD/llama/bin/libggml-cpu-$name.so" "$source/llama_cpp/lib"
 done
-licence llama.cpp "$source/vendor/llama.cpp/LICENSE"
-licence llvm-libcxx "$(dirname "$zig")/lib/libcxx/LICENSE.TXT"
