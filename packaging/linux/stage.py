@@ -4,7 +4,9 @@ bin/skingpt                      a link to the launcher
 lib/skingpt-edge/skingpt         the launcher
 lib/skingpt-edge/python/         Python, the libraries and SkinGPT Edge
 lib/systemd/                     the units of packaging/systemd
-share/doc/skingpt-edge/          licences, and the pages of docs/ for who installs and runs it
+share/doc/skingpt-edge/          the pages of docs/ for who installs and runs it, and the lists of what was compiled
+
+packaging/papers adds the rest of share/.
 """
 
 import argparse
@@ -69,7 +71,7 @@ def main() -> None:
     _forget_build_folders(target / STDLIB, given.python.parent)
     _install(given.wheels, target / STDLIB / "site-packages")
     _compile(target / PYTHON)
-    _other_files(target, given.python.parent / "licences")
+    _other_files(target)
     _set_modes(target)
 
 
@@ -118,7 +120,7 @@ def _compile(python: Path) -> None:
         sys.exit("the bytecode could not be made")
 
 
-def _other_files(target: Path, licences: Path) -> None:
+def _other_files(target: Path) -> None:
     shutil.copy(HERE / "skingpt", target / "lib/skingpt-edge/skingpt")
     (target / "bin").mkdir()
     (target / "bin/skingpt").symlink_to("../lib/skingpt-edge/skingpt")
@@ -129,10 +131,9 @@ def _other_files(target: Path, licences: Path) -> None:
         if (page := ROOT / "docs" / f"{name}.md").exists():
             shutil.copy(page, doc)
     shutil.copy(ROOT / "LICENSE", doc / "copyright")
-    # Of what is linked into the programs, and which version; the libraries' own lie beside them.
-    shutil.copytree(licences, doc / "licences")
+    (doc / "sources").mkdir()
     for name in ("debian-sources", "sdists"):
-        shutil.copy(HERE / f"{name}.txt", doc / "licences")
+        shutil.copy(HERE / f"{name}.txt", doc / "sources")
 
 
 def _set_modes(target: Path) -> None:

@@ -24,9 +24,3 @@ unpack() {
     mkdir -p "$BUILD/$1"
     tar -C "$BUILD/$1" --strip-components=1 --no-same-owner -xf "$INPUTS"/$2
 }
-
-# The licence of something that is linked into the package: licence NAME FILE
-licence() {
-    mkdir -p "$BUILD/licences"
-    cp "$2" "$BUILD/licences/$1.txt"
-}
