@@ -26,11 +26,19 @@ class EmptyDebian:
 
     def run(self, script: str, *, user: int = 0, **environment: str) -> subprocess.CompletedProcess[str]:
         """Run a shell script as this user; it fails where a command of it fails."""
-        inside = ["chroot", f"--userspec={user}:{user}", str(self.root), "/bin/sh", "-euc", script]
+        return self._run(
+            ["chroot", f"--userspec={user}:{user}", str(self.root), "/bin/sh", "-euc", script], environment
+        )
+
+    def run_beside(self, script: str, **environment: str) -> subprocess.CompletedProcess[str]:
+        """Run a shell script with this machine's programs, beside those of the other. $ROOT is its folder."""
+        return self._run(["/bin/sh", "-euc", script], {"ROOT": str(self.root), **environment})
+
+    def _run(self, command: list[str], environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
         mounted = f'mount -t proc proc "{self.root}/proc" && exec "$@"'
-        command = ["unshare", "--net", "--mount", "--pid", "--fork", "sh", "-c", mounted, "sh", *inside]
+        whole = ["unshare", "--net", "--mount", "--pid", "--fork", "sh", "-c", mounted, "sh", *command]
         variables = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "HOME": "/root", **environment}
-        return subprocess.run(command, capture_output=True, text=True, check=False, env=variables, timeout=900)
+        return subprocess.run(whole, capture_output=True, text=True, check=False, env=variables, timeout=900)
 
     def put(self, path: Path, target: str) -> None:
         shutil.copy(path, self.root / target)

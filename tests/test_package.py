@@ -3,6 +3,7 @@
 `make package` makes it. SUITES names the Debians that it is tried in, KEPT_DEBIANS a folder that keeps them.
 """
 
+import hashlib
 import importlib.util
 import json
 import os
@@ -25,11 +26,11 @@ STAGE = Path(os.environ.get("PACKAGE_BUILD") or OUT / "package-build") / "stage"
 DEB = OUT / f"skingpt-edge_{VERSION}_amd64.deb"
 TAR = OUT / f"skingpt-edge-{VERSION}-linux-x86_64.tar.gz"
 SUITES = os.environ.get("SUITES", "bullseye").split()
-PYTHON = "/usr/lib/skingpt-edge/python/bin/python3.13"
 
 built = pytest.mark.skipif(not DEB.exists(), reason="needs the package: make package")
+MISSING = [name for name in ("mmdebstrap", "curl", "ip") if not shutil.which(name)]
 as_root = pytest.mark.skipif(
-    os.geteuid() != 0 or not shutil.which("mmdebstrap"), reason="needs root and mmdebstrap for an empty Debian"
+    os.geteuid() != 0 or bool(MISSING), reason=f"needs root, and for an empty Debian {', '.join(MISSING)}"
 )
 
 
@@ -71,6 +72,32 @@ def test_a_library_that_needs_a_newer_system_is_found(tmp_path):
     if newest <= (2, 28):
         pytest.skip("this machine's shell needs no newer glibc")
     assert any("newer than 2.28" in line for line in check.faults(tmp_path, [tmp_path / "sh"]))
+
+
+def test_the_same_folder_gives_the_same_archives(tmp_path):
+    """Whenever, wherever and by whomever they are made; and other ones for another folder."""
+    hashes = []
+    for name, umask in (("one", 0o022), ("two", 0o077), ("other", 0o022)):
+        stage = tmp_path / name / "stage"
+        shutil.copytree(LINUX.parent / "systemd", stage / "lib/systemd", copy_function=shutil.copyfile)
+        (stage / "bin").mkdir()
+        shutil.copyfile(LINUX / "skingpt", stage / "lib/skingpt")
+        (stage / "bin/skingpt").symlink_to("../lib/skingpt")
+        (stage / "lib/large").write_bytes(bytes(range(256)) * 20_000 + name.encode() * (name == "other"))
+        for path in stage.rglob("*"):
+            if not path.is_symlink():
+                path.chmod(0o755 if path.is_dir() or path.name == "skingpt" else 0o644)
+        subprocess.run(
+            [sys.executable, LINUX / "archive.py", stage, tmp_path / name, "--version", "1.2"],
+            check=True, umask=umask, env={**os.environ, "SOURCE_DATE_EPOCH": "1764201600"}, stdout=subprocess.DEVNULL,
+        )  # fmt: skip
+        archives = (
+            tmp_path / name / "skingpt-edge_1.2_amd64.deb",
+            tmp_path / name / "skingpt-edge-1.2-linux-x86_64.tar.gz",
+        )
+        hashes.append([hashlib.sha256(path.read_bytes()).hexdigest() for path in archives])
+    assert hashes[0] == hashes[1]
+    assert not set(hashes[0]) & set(hashes[2])
 
 
 @built
@@ -131,21 +158,24 @@ def test_the_best_code_for_a_processor_runs_and_generates_the_same(processor, co
 
 
 DIAGNOSE = "skingpt diagnose /srv/pictures/*.jpg --json"
-# The loopback of the empty network is down. The service is asked with the package's own Python.
-ASK = f"""
-{PYTHON} -I -c '
-import fcntl, socket, struct
-with socket.socket() as any: fcntl.ioctl(any, 0x8914, struct.pack("16sH14s", b"lo", 0x41, b""))'
-skingpt serve > /tmp/log 2>&1 &
-for second in $(seq 60); do
-    if {PYTHON} -I -c 'import urllib.request; urllib.request.urlopen("http://127.0.0.1:8077/readyz")' 2>/dev/null; then
-        break
-    fi
-    sleep 1
+# The service is started as its unit does, by a user without rights, with the folders that systemd would make. This
+# machine's curl asks it.
+ASK = """
+ip link set lo up
+start=$(sed -n 's/^ExecStart=//p' "$ROOT/usr/lib/systemd/system/skingpt-edge.service")
+install -d -m 700 -o 65534 -g 65534 "$ROOT/var/lib/skingpt-edge" "$ROOT/var/cache/skingpt-edge"
+export STATE_DIRECTORY=/var/lib/skingpt-edge XDG_CACHE_HOME=/var/cache/skingpt-edge OPTIONS=
+eval "chroot --userspec=65534:65534 $ROOT $start" >&2 &
+service=http://127.0.0.1:8077
+curl --silent --show-error --fail --noproxy '*' --retry 60 --retry-connrefused --retry-delay 1 $service/readyz >&2
+for picture in "$ROOT"/srv/pictures/*.jpg; do
+    printf 'header = "Authorization: Bearer %s"\n' "$(cat "$ROOT/var/lib/skingpt-edge/token")" |
+        curl --config - --silent --show-error --fail-with-body --noproxy '*' -H 'Content-Type: image/jpeg' \
+            -H 'Accept: application/json' --data-binary "@$picture" $service/v1/reports
+    echo
 done
-skingpt diagnose /srv/pictures/*.jpg --json --server || {{ cat /tmp/log >&2; exit 1; }}
-kill %1 2>/dev/null || kill $!
-wait || true
+kill $!
+wait $!
 """
 
 
@@ -166,7 +196,7 @@ def test_a_machine_with_nothing_on_it_gets_the_package_and_is_rid_of_it(debian, 
     engine = json.loads(first.stdout.splitlines()[0])["engines"]["language_model"]
     assert engine["details"]["cpu_code"] in [path.stem.split("-")[-1] for path in STAGE.rglob("libggml-cpu-*.so")]
 
-    served = debian.run(ASK)
+    served = debian.run_beside(ASK)
     assert served.returncode == 0, served.stderr
     assert tokens(served.stdout) == expected
 

@@ -42,6 +42,7 @@ def main() -> None:
     parser.add_argument("--version", required=True)
     parser.add_argument("--quick-deb", action="store_true", help="a .deb alone, less compressed, to try an upgrade")
     given = parser.parse_args()
+    os.umask(0o022)  # what is made here, too, has the same modes everywhere
     given.target.mkdir(parents=True, exist_ok=True)
     time = int(os.environ["SOURCE_DATE_EPOCH"])
     if not given.quick_deb:
