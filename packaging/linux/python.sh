@@ -1,6 +1,6 @@
 #!/bin/sh
 # Builds CPython into $BUILD/python, as a folder that runs wherever it lies. It needs zlib, libffi and OpenSSL, which are
-# linked into its modules. usage: INPUTS=... BUILD=... TOOLS=... python.sh
+# linked into its modules. usage: INPUTS=... BUILD=... TOOLS=... JOBS=... python.sh
 . "$(dirname "$0")/toolchain.sh"
 prefix="$BUILD/prefix"
 export CFLAGS="-O2 -fPIC"
@@ -13,7 +13,7 @@ unpack zlib 'zlib_1.3*.orig.tar.gz'
 unpack libffi 'libffi_3*.orig.tar.gz'
 (cd "$BUILD/libffi" &&
     ./configure -q --build=$host --host=$host --disable-shared --disable-docs --disable-exec-static-tramp \
-        --prefix="$prefix" && make -s && make -s install) > "$BUILD/libffi.log" 2>&1
+        --prefix="$prefix" && make -s -j"$JOBS" && make -s install) > "$BUILD/libffi.log" 2>&1
 
 # Hashes and what `ssl` needs to be imported. Nothing here opens a connection, so most of it is left out.
 unpack openssl 'openssl_3*.orig.tar.gz'

@@ -4,19 +4,25 @@ set -eu
 zig=$(echo "$TOOLS"/lib/python3*/site-packages/ziglang/zig)
 export ZIG_GLOBAL_CACHE_DIR="$BUILD/zig-cache" ZIG_LOCAL_CACHE_DIR="$BUILD/zig-cache"
 mkdir -p "$BUILD/bin"
+# Each is there at once and whole, because both scripts may run at the same time.
+compiler() {
+    cat > "$BUILD/bin/$1.$$"
+    chmod +x "$BUILD/bin/$1.$$"
+    mv "$BUILD/bin/$1.$$" "$BUILD/bin/$1"
+}
 for name in cc c++; do
     # No paths of this machine in the libraries, and no checks for undefined behaviour, which zig adds by itself.
     printf '#!/bin/sh\nexec "%s" %s -target x86_64-linux-gnu.2.28 -mcpu=x86_64_v2 -g0 -fno-sanitize=undefined %s "$@"\n' \
-        "$zig" "$name" "-ffile-prefix-map=$BUILD=/build" > "$BUILD/bin/$name"
+        "$zig" "$name" "-ffile-prefix-map=$BUILD=/build" | compiler "$name"
 done
 for name in ar ranlib; do
-    printf '#!/bin/sh\nexec "%s" %s "$@"\n' "$zig" "$name" > "$BUILD/bin/$name"
+    printf '#!/bin/sh\nexec "%s" %s "$@"\n' "$zig" "$name" | compiler "$name"
 done
-chmod +x "$BUILD"/bin/*
 # By name alone: OpenSSL and Python write down what they were compiled with.
 export CC=cc CXX=c++ AR=ar RANLIB=ranlib
 export PATH="$BUILD/bin:$TOOLS/bin:$PATH"
-unset CFLAGS CXXFLAGS CPPFLAGS LDFLAGS PYTHONPATH PYTHONHOME
+# The variables of our Makefile are not those of other Makefiles.
+unset CFLAGS CXXFLAGS CPPFLAGS LDFLAGS PYTHONPATH PYTHONHOME MAKEFLAGS MFLAGS MAKELEVEL
 
 # Sources, unpacked into a new folder of $BUILD: unpack FOLDER PATTERN
 unpack() {
