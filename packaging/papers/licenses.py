@@ -62,7 +62,7 @@ def _part_lines(staged: Staged, found: FoundPart, target: Path) -> list[str]:
     if found.owner in part.covered_by:
         folder = found.owner
     else:
-        folder = _copy(part_texts(staged, found), target, re.sub(r"[^a-z0-9.]+", "-", part.name.lower()))
+        folder = _copy(part_texts(staged, found), target, re.sub(r"[^a-z0-9.]+", "-", part.name.lower()).strip("-"))
     more = [f"    and {len(found.places) - SHOWN} more"] if len(found.places) > SHOWN else []
     return [_line(what, part.license, folder), *(f"    in {place}" for place in found.places[:SHOWN]), *more]
 

@@ -93,10 +93,10 @@ def _distribution(staged: Staged, name: str, one: Distribution, parts: list[Foun
 
 
 def _declared(staged: Staged, name: str) -> Iterator[Component]:
-    """What a wheel's own SBOMs say is inside it (PEP 770)."""
+    """What a wheel's own SBOMs say is inside it (PEP 770). What is optional may not be; parts.toml has it if it is."""
     for path in sorted(staged.metadata_folder(name).glob("sboms/*.json")):
         for row in json.loads(path.read_text())["components"]:
-            if canonicalize_name(row["name"]) == name:
+            if canonicalize_name(row["name"]) == name or row.get("scope") == "optional":
                 continue
             purl = PackageURL.from_string(row["purl"]) if "purl" in row else None
             yield Component(
