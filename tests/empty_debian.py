@@ -12,15 +12,22 @@ BOOKS = ("var/log/", "var/lib/dpkg/", "var/cache/debconf/")
 HELD = ("proc/", "sys/", "dev/", "tmp/")
 
 
+class NoDebian(Exception):
+    """It could not be made."""
+
+
 class EmptyDebian:
     """A folder with the packages that Debian cannot be without, seen as a machine of its own."""
 
     def __init__(self, folder: Path, suite: str, kept: Path | None = None) -> None:
-        """Makes it with mmdebstrap, or from `kept`, a folder of what mmdebstrap made before."""
+        """Makes it with mmdebstrap, or from `kept`, a folder of what mmdebstrap made before. Raises NoDebian."""
         self.root = folder / suite
         archive = (kept or folder) / f"{suite}.tar"
         if not archive.exists():
-            subprocess.run(["mmdebstrap", "--quiet", "--variant=minbase", suite, str(archive)], check=True)
+            made = subprocess.run(["mmdebstrap", "--quiet", "--variant=minbase", suite, str(archive)], check=False)
+            if made.returncode:
+                archive.unlink(missing_ok=True)
+                raise NoDebian(f"mmdebstrap could not fetch {suite}: can its archive be reached?")
         self.root.mkdir()
         subprocess.run(["tar", "-C", str(self.root), "--numeric-owner", "-xf", str(archive)], check=True)
 

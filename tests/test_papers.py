@@ -149,6 +149,8 @@ def test_the_sbom_has_native_code_inside_wheels_and_outside(document):
     assert any(name.lower() == "openssl" for name in inside)
     assert "asn1" in inside, "the wheel's own SBOM names the Rust code in it"
     assert "libjpeg-turbo" in {entry["name"] for entry in components["simplejpeg"]["components"]}
+    optional = {entry["name"] for entry in components["pillow"]["components"]} & {"libimagequant", "FriBiDi"}
+    assert optional == set(), "Pillow's wheel has none of them"
     assert components["CPython"]["version"] == "3.11.7", "as its sources say"
     assert components["CPython"]["evidence"]["occurrences"][0]["location"] == f"python/bin/{PYTHON.name}"
 

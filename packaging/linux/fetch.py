@@ -122,7 +122,7 @@ def _apt_options(state: Path) -> list[str]:
         if origin == "Debian"
     }
     if "Debian" not in sites:
-        sys.exit("apt knows no archive of Debian: run this on Debian, after `apt-get update`")
+        _unreachable("apt knows no archive of Debian: run this on Debian, after `apt-get update`")
     lines = [
         f"deb-src [signed-by={KEYRING}] {site} {suite} main\n"
         for label, site in sorted(sites.items())
