@@ -160,6 +160,24 @@ def test_the_best_code_for_a_processor_runs_and_generates_the_same(processor, co
     assert [turn["token_ids"] for turn in report["turns"]] == expected[0]
 
 
+@built
+def test_pip_installs_from_the_folder_of_wheels_without_network_and_compiler(tmp_path, expected):
+    python = tmp_path / "venv/bin/python"
+    subprocess.run(
+        [STAGE.parent / "python/bin/python3.13", "-m", "venv", "--without-pip", tmp_path / "venv"], check=True
+    )
+    pip = [sys.executable, "-m", "pip", "--python", python, "install", "--no-index", "--find-links", OUT / "wheels"]
+    without = {"PATH": str(tmp_path), "HOME": str(tmp_path), "PIP_CONFIG_FILE": os.devnull}
+    installed = subprocess.run(
+        [*pip, "skingpt-edge[cpu,serve]"], env=without, capture_output=True, text=True, check=False
+    )
+    assert installed.returncode == 0, installed.stderr
+    command = [python.with_name("skingpt"), "diagnose", *PICTURES, "--json"]
+    found = subprocess.run(command, env=without, capture_output=True, text=True, check=False)
+    assert found.returncode == 0, found.stderr
+    assert tokens(found.stdout) == expected
+
+
 DIAGNOSE = "skingpt diagnose /srv/pictures/*.jpg --json"
 # The service is started as its unit does, by a user without rights, with the folders that systemd would make. This
 # machine's curl asks it.
