@@ -21,7 +21,8 @@ sed -i -E '/^ *ggml_add_cpu_backend_variant\(/d' "$list"
 cmake -G Ninja -S "$(dirname "$0")/llama" -B "$BUILD/llama" -DLLAMA_CPP="$source/vendor/llama.cpp" \
     -DCMAKE_BUILD_TYPE=Release -DCMAKE_AR="$AR" -DCMAKE_RANLIB="$RANLIB" > "$BUILD/llama.log"
 ninja -j"$JOBS" -C "$BUILD/llama" llama >> "$BUILD/llama.log"
-rm -rf "$source/llama_cpp/lib"
+# Its .gitignore would keep the libraries out of the wheel.
+rm -rf "$source/llama_cpp/lib" "$source/.gitignore"
 mkdir "$source/llama_cpp/lib"
 cp "$BUILD/llama/bin/libllama.so" "$BUILD/llama/bin/libggml.so" "$BUILD/llama/bin/libggml-base.so" "$source/llama_cpp/lib"
 for name in $variants; do

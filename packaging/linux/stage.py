@@ -102,6 +102,8 @@ def _install(wheels: Path, target: Path) -> None:
     if subprocess.run(command, check=False).returncode:
         sys.exit("the wheels could not be installed")
     _remove(target, NOT_LIBRARIES)
+    if not list(target.glob("llama_cpp/lib/libggml-cpu-*.so")):
+        sys.exit("the wheel of llama-cpp-python has no code for any processor in it")
     start = target / "llama_cpp/__init__.py"
     (version,) = re.findall(r"^__version__ = .*$", start.read_text(), re.M)
     start.write_text(f"{LLAMA}{version}\n")
