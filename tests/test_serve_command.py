@@ -295,10 +295,13 @@ def stopped_streams(service: RunningService) -> tuple[Stream, Stream]:
 
 @pytest.fixture
 def interrupts():
-    """SIGINT reaches services even where the tests run in the background; see `interruptible`."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    """Signals reach services even where the tests run in the background, or under nohup; see `interruptible`."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGHUP)}
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
     yield
-    signal.signal(signal.SIGINT, before)
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 SIGNALS = [signal.SIGTERM, signal.SIGINT, signal.SIGHUP]
