@@ -81,32 +81,40 @@ def test_the_photos_have_the_models_size(worker):
 
 
 def test_a_new_photo_stops_another_answer_for_one_chunk_at_most(worker):
-    """Between two pieces of one answer at most a chunk of another's prompt is computed, and photos meanwhile.
+    """Between two pieces of one answer at most a chunk of another's prompt is computed.
 
     A token that is only the beginning of a character, or of a stop string, gives no piece, hence two chunks at times.
     """
     worker.ask(1, PHOTOS[0], [QUESTION] * 40)
     worker.next("text")
     worker.ask(2, PHOTOS[1], [QUESTION + " And tell me more about it." * 12])
-    gaps, gap, before, during_vision, vision = [], None, 0, 0, False
+    gaps, gap, before = [], None, 0
     for event in worker.until_end(2):
         if event["id"] == 1 and event["kind"] == "text":
             gaps.append(gap or 0)
             gap = 0
-            during_vision += vision
         elif event["id"] == 1 and event["kind"] == "answer":
             gap = None  # its next question waits until the other's prompt is finished
-        elif event["id"] == 2 and event["kind"] == "stage":
-            if event["stage"] == "vision_encoder":
-                vision = event["done"] == 0
-            else:
-                if gap is not None:
-                    gap += event["done"] - (before or event["done"])  # the first one also counts what was reused
-                before = event["done"]
-    assert during_vision, "the first answer stood still while the photo was encoded"
+        elif event["id"] == 2 and event.get("stage") == "prompt":
+            if gap is not None:
+                gap += event["done"] - (before or event["done"])  # the first one also counts what was reused
+            before = event["done"]
     assert before > 5 * CHUNK
     assert max(gaps) <= 2 * CHUNK
     worker.until_end(1)
+
+
+def test_an_answer_goes_on_while_a_photo_is_encoded(worker):
+    """A photo takes as long as a few tokens, so the scheduling of a busy machine may keep both apart once or twice."""
+    worker.ask(1, PHOTOS[0], **endless(1500))
+    worker.next("text")
+    for number, photo in enumerate(PHOTOS[1:], 2):
+        worker.ask(number, photo, **endless(1))
+        events = [(event["id"], event["kind"], event.get("stage")) for event in worker.until_end(number)]
+        begun, done = (i for i, event in enumerate(events) if event == (number, "stage", "vision_encoder"))
+        if (1, "text", None) in events[begun:done]:
+            return
+    raise AssertionError("the answer stood still while photos were encoded")
 
 
 def test_a_cancel_takes_effect_after_the_token_that_is_being_computed(worker):
