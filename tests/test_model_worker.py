@@ -105,16 +105,16 @@ def test_a_new_photo_stops_another_answer_for_one_chunk_at_most(worker):
 
 
 def test_an_answer_goes_on_while_a_photo_is_encoded(worker):
-    """A photo takes as long as a few tokens, so the scheduling of a busy machine may keep both apart once or twice."""
+    """A photo takes as long as a few tokens, and a busy machine may keep both apart, but not with every photo."""
     worker.ask(1, PHOTOS[0], **endless(1500))
     worker.next("text")
+    most = 0
     for number, photo in enumerate(PHOTOS[1:], 2):
         worker.ask(number, photo, **endless(1))
         events = [(event["id"], event["kind"], event.get("stage")) for event in worker.until_end(number)]
         begun, done = (i for i, event in enumerate(events) if event == (number, "stage", "vision_encoder"))
-        if (1, "text", None) in events[begun:done]:
-            return
-    raise AssertionError("the answer stood still while photos were encoded")
+        most = max(most, events[begun:done].count((1, "text", None)))
+    assert most > 3, "the answer stood still while photos were encoded"  # some come before the encoding really begins
 
 
 def test_a_cancel_takes_effect_after_the_token_that_is_being_computed(worker):
