@@ -147,7 +147,7 @@ def test_a_value_beyond_float16_is_an_error():
 def test_a_type_llama_cpp_cannot_make_is_refused(tmp_path):
     result = run("skingpt-export", "synth", "--shape", "tiny", "--llm-type", "q9_9", "-o", tmp_path / "b")
     assert result.returncode == 4
-    assert "known are f32, " in result.stderr
+    assert "known are auto, f32, " in result.stderr
 
 
 @pytest.mark.parametrize("kind", ["q4_k_m", "q8_0", "q4_0"])
