@@ -60,8 +60,9 @@ class Scheduler:
     A prompt is computed to its end before the next one begins, and before another job begins, which can then reuse it.
     Answers that are being generated get a token between two chunks of a prompt.
 
-    With `together` false each call of the model serves one job alone. Other jobs then change nothing that is computed,
-    but everything takes as long as one job after the other.
+    With `together` false each call of the model serves one job alone, and everything takes as long as one job after the
+    other. Other jobs then change what is computed by rounding alone: by the cells that they take, because llama.cpp
+    splits the attention to more than 512 cells among its threads.
 
     `add` and `cancel` may be called by other threads while one runs the jobs.
     """

@@ -26,6 +26,20 @@ if "skingpt_edge.runtime.serve.model_worker" in sys.orig_argv:
     os.kill(os.getpid(), signal.SIGSTOP)
 """
 """As `sitecustomize.py`: the model's process loads for ever."""
+SLOW_STEPS = """
+import sys
+
+if "skingpt_edge.runtime.serve.model_worker" in sys.orig_argv:
+    import time
+    from skingpt_edge.runtime.scheduler import Scheduler
+
+    def slow_step(self, step=Scheduler.step):
+        time.sleep(0.05)
+        return step(self)
+
+    Scheduler.step = slow_step
+"""
+"""As `sitecustomize.py`: an answer takes as long as a large model's, so that it can be met in its middle."""
 SKINGPT = str(Path(sys.executable).with_name("skingpt"))
 
 

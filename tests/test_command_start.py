@@ -47,8 +47,25 @@ def test_without_a_standard_error_only_results_are_printed():
     assert shell(("diagnose", "no-such-file.jpg"), "2>/dev/full").returncode in (3, 6)
 
 
-def test_without_a_standard_input_nothing_is_asked():
+SLOW_PICTURE = """
+import time
+from skingpt_edge.runtime.conversation import Conversation
+
+def prepare(self):
+    with self._model.exclusive:
+        time.sleep(3)
+
+Conversation.prepare = prepare
+"""
+
+
+def test_without_a_standard_input_nothing_is_asked(tmp_path, monkeypatch):
     assert shell(("chat", PHOTO), "<&-").returncode == 0
+    # Also where the picture is still being put into the prompt when the input ends.
+    (tmp_path / "sitecustomize.py").write_text(SLOW_PICTURE)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    result = shell(("chat", PHOTO), "<&-")
+    assert result.returncode == 0, result.stderr
 
 
 AT_AN_IMPORT = """

@@ -18,7 +18,17 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pytest
-from service import PHOTO, SKINGPT, STOPS_LOADING, RunningService, free_port, parse_events, running, until
+from service import (
+    PHOTO,
+    SKINGPT,
+    SLOW_STEPS,
+    STOPS_LOADING,
+    RunningService,
+    free_port,
+    parse_events,
+    running,
+    until,
+)
 from skingpt_edge.engines.errors import InputError
 from skingpt_edge.runtime.bundle import default_bundle
 from skingpt_edge.runtime.machine import process_family
@@ -276,21 +286,26 @@ def wait_for(service: RunningService, event: str) -> dict:
     raise AssertionError(f"no {event}: {service.log_file.read_text()}")
 
 
-def stopped_streams(service: RunningService) -> tuple[Stream, Stream]:
-    """As `begun_streams`, and the model's process is stopped, so that neither answer ends.
+@contextmanager
+def stopped_in_answers(folder: Path, *options: str) -> Iterator[tuple[RunningService, Stream, Stream]]:
+    """A service and `begun_streams`, and the model's process is stopped, so that neither answer ends.
 
-    The demonstration model may be at the end before it is stopped; then the same is done again.
+    An answer may be short, and at its end before the process is stopped; then the same is done again.
     """
-    for _ in range(20):
-        streams = begun_streams(service)
-        os.kill(service.worker(), signal.SIGSTOP)
-        time.sleep(0.3)  # what it had said is read by then
-        if service.requests_now() == len(streams):
-            return streams
-        os.kill(service.worker(), signal.SIGCONT)
-        for stream in streams:
-            stream.rest()
-    raise AssertionError("all answers ended before the model's process was stopped")
+    (folder / "sitecustomize.py").write_text(SLOW_STEPS)
+    with running(folder, *options, PYTHONPATH=str(folder)) as service:
+        for _ in range(20):
+            streams = begun_streams(service)
+            os.kill(service.worker(), signal.SIGSTOP)
+            time.sleep(0.3)  # what it had said is read by then
+            if service.requests_now() == len(streams):
+                break
+            os.kill(service.worker(), signal.SIGCONT)
+            for stream in streams:
+                stream.rest()
+        else:
+            raise AssertionError("all answers ended before the model's process was stopped")
+        yield service, *streams
 
 
 @pytest.fixture
@@ -337,8 +352,10 @@ def test_a_signal_while_idle_ends_with_0_and_leaves_no_process_and_no_socket(tmp
 @pytest.mark.usefixtures("interrupts")
 @pytest.mark.parametrize("number", SIGNALS)
 def test_a_signal_in_the_middle_of_answers_gives_each_its_end(tmp_path, number):
-    with running(tmp_path, "--conversations", "4") as service, closing(service.connect()) as waiting:
-        native, openai = stopped_streams(service)
+    with (
+        stopped_in_answers(tmp_path, "--conversations", "4") as (service, native, openai),
+        closing(service.connect()) as waiting,
+    ):
         waiting.request(
             "POST", "/v1/chat/completions", chat(service, max_tokens=400),
             {"Authorization": f"Bearer {service.token}", "Content-Type": "application/json"},
@@ -419,8 +436,7 @@ def test_at_whatever_moment_the_signal_comes_no_traceback_and_no_socket_stays(tm
 
 
 def test_workers_end_with_a_server_that_is_killed(tmp_path):
-    with running(tmp_path) as service:
-        streams = stopped_streams(service)
+    with stopped_in_answers(tmp_path) as (service, *streams):
         pids = family(service)
         service.process.kill()
         service.process.wait()

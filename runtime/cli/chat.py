@@ -73,10 +73,12 @@ def run(arguments: Arguments) -> int:
                 prepared.join()
             _ask(conversation, question, config, arguments)
         sections = [Section(f"Question {i}", answer) for i, answer in enumerate(conversation.answers, 1)]
+        if not sections:  # the picture may still be on its way into the prompt; that ends when the model is closed
+            return 0
         report = model.make_report(conversation.image, sections, config)
         if arguments.json:
             print(json.dumps(report.to_json()))
-        elif sections:
+        else:
             print(f"{timings(report.to_json())}\n{printable(report.notice)}")
     return 0
 
