@@ -145,20 +145,76 @@ def debian(request, tmp_path) -> EmptyDebian:
     return machine
 
 
+PROCESSORS = {
+    "sse42": "Nehalem",
+    "sandybridge": "SandyBridge",
+    "ivybridge": "IvyBridge",
+    "piledriver": "Opteron_G5",
+    "haswell": "Haswell",
+}
+"""By a kind of code: a processor of QEMU's whose best code it is. QEMU has none with AVX-512 or AVX-VNNI."""
+
+NEEDED = {
+    "sse42": {"sse4_2"},
+    "sandybridge": {"avx"},
+    "ivybridge": {"avx", "f16c"},
+    "piledriver": {"avx", "f16c", "fma"},
+    "haswell": {"avx2", "bmi2", "f16c", "fma"},
+    "skylakex": {"avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl"},
+    "cannonlake": {"avx512bw", "avx512vbmi"},
+    "cascadelake": {"avx512bw", "avx512_vnni"},
+    "icelake": {"avx512bw", "avx512_vnni", "avx512vbmi"},
+    "cooperlake": {"avx512bw", "avx512_vnni", "avx512_bf16"},
+    "zen4": {"avx512bw", "avx512_vnni", "avx512vbmi", "avx512_bf16"},
+    "alderlake": {"avx2", "avx_vnni"},
+}
+"""By a kind of code: the flags in /proc/cpuinfo without which it cannot run; in brief, as each implies others."""
+
+
+def code_in_the_package() -> list[str]:
+    folder = next(STAGE.glob("lib/skingpt-edge/**/llama_cpp/lib"), None)
+    return sorted(p.stem.removeprefix("libggml-cpu-") for p in folder.glob("libggml-cpu-*.so")) if folder else []
+
+
+def report_of(stage: Path, *before: str) -> dict:
+    """Of the first picture, by a staged package."""
+    start = "import sys; from skingpt_edge.command import skingpt; sys.exit(skingpt())"
+    python = stage / "lib/skingpt-edge/python/bin/python3.13"
+    command = [*before, python, "-I", "-c", start, "diagnose", PICTURES[0], "--json"]
+    found = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert found.returncode == 0, found.stderr
+    return json.loads(found.stdout)
+
+
+def says_the_same(report: dict, code: str, expected: list[list[list[int]]]) -> bool:
+    assert report["engines"]["language_model"]["details"]["cpu_code"] == code
+    return [turn["token_ids"] for turn in report["turns"]] == expected[0]
+
+
 @built
 @pytest.mark.skipif(not shutil.which("qemu-x86_64"), reason="needs QEMU's user emulation")
-@pytest.mark.parametrize(("processor", "code"), [("Nehalem", "sse42"), ("Haswell", "haswell")])
-def test_the_best_code_for_a_processor_runs_and_generates_the_same(processor, code, expected):
-    start = "import sys; from skingpt_edge.command import skingpt; sys.exit(skingpt())"
-    python = STAGE / "lib/skingpt-edge/python/bin/python3.13"
-    found = subprocess.run(
-        ["qemu-x86_64", "-cpu", processor, python, "-I", "-c", start, "diagnose", PICTURES[0], "--json"],
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    assert found.returncode == 0, found.stderr
-    report = json.loads(found.stdout)
-    assert report["engines"]["language_model"]["details"]["cpu_code"] == code
-    assert [turn["token_ids"] for turn in report["turns"]] == expected[0]
+@pytest.mark.parametrize("code", PROCESSORS)
+def test_the_best_code_for_a_processor_runs_and_generates_the_same(code, expected):
+    if code not in code_in_the_package():
+        pytest.skip(f"the package was made without {code}")
+    assert says_the_same(report_of(STAGE, "qemu-x86_64", "-cpu", PROCESSORS[code]), code, expected)
+
+
+@built
+@pytest.mark.parametrize("code", NEEDED)
+def test_each_code_that_this_machine_can_run_generates_the_same(code, expected, tmp_path):
+    """Where it is the only one in the package: by itself the best one is taken."""
+    if code not in code_in_the_package():
+        pytest.skip(f"the package was made without {code}")
+    flags = re.search(r"(?m)^flags\s*: (.*)$", Path("/proc/cpuinfo").read_text())[1].split()
+    if missing := NEEDED[code] - set(flags):
+        pytest.skip(f"this machine's processor lacks {', '.join(sorted(missing))}")
+    stage = tmp_path / "stage"
+    shutil.copytree(STAGE, stage, symlinks=True)
+    for library in stage.glob("lib/skingpt-edge/**/llama_cpp/lib/libggml-cpu-*.so"):
+        if library.stem != f"libggml-cpu-{code}":
+            library.unlink()
+    assert says_the_same(report_of(stage), code, expected)
 
 
 def works(python: str) -> bool:
