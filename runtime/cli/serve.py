@@ -86,7 +86,7 @@ def configure(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--reproducible",
         action="store_true",
-        help="answer one question after the other, each exactly as if it were alone",
+        help="answer one question after the other, each computed alone",
     )
     add_setup(parser)
 
