@@ -9,16 +9,18 @@ import numpy as np
 import pytest
 from PIL import Image
 from skingpt_edge.export.demo import robustness
+from skingpt_edge.export.demo.accuracy_tables import difference
 from skingpt_edge.export.demo.answers import CANNOT_JUDGE, PROTOCOL, TOPICS, answer, conversation
-from skingpt_edge.export.demo.conditions import CONDITIONS, LAYOUTS, TONES, VALUES, draw_findings
-from skingpt_edge.export.demo.draw import NUMBER, draw, random_scene
+from skingpt_edge.export.demo.conditions import CONDITIONS, EASY_CONDITIONS, LAYOUTS, TONES, VALUES, draw_findings
+from skingpt_edge.export.demo.draw import NUMBER, draw
 from skingpt_edge.export.demo.evaluate import ask, evaluate, frequencies, held_out_seeds, shuffled
 from skingpt_edge.export.demo.labelled_drawings import TRAINING_SEEDS, VALIDATION_SEEDS, label_drawings, labels
 from skingpt_edge.export.demo.make_demo import NOTICE, SEEN_SEEDS
 from skingpt_edge.export.demo.plots import plot_robustness
-from skingpt_edge.export.demo.report import markdown
+from skingpt_edge.export.demo.report import TORCH, markdown
 from skingpt_edge.export.demo.robustness import DISTURBANCES, disturb
 from skingpt_edge.export.demo.samples import SAMPLES, SIDE
+from skingpt_edge.export.demo.scenes import random_scene
 from skingpt_edge.export.demo.score import Case, score, stated
 from skingpt_edge.export.demo.train_vision import PHASES
 from skingpt_edge.export.make import sample_pictures
@@ -34,16 +36,16 @@ RESULTS = ROOT / "benchmarks" / "results" / "demo"
 
 @pytest.fixture(scope="module")
 def asked():
-    """The shipped bundle's answers about 40 held-out drawings, of another seed than the published table's."""
+    """The shipped bundle's answers about 40 easy drawings, of another seed than the published table's: a smoke test."""
     with SkinGPT.open() as model:
-        return evaluate(model, PICTURES, seed=7).cases
+        return evaluate(model, PICTURES, seed=7, drawings="easy").cases
 
 
 def test_it_says_what_the_drawings_show(asked):
     found = score(asked)
     assert found["attributes"].of == PICTURES * len(VALUES)
-    assert found["attributes"].part >= 0.95
-    assert found["condition"].part >= 0.95
+    assert found["attributes"].part >= 0.93
+    assert found["condition"].part >= 0.9
     assert {case.tone for case in asked} == set(TONES)
 
 
@@ -112,8 +114,8 @@ def test_every_command_says_that_it_is_a_demonstration(tmp_path):
 def test_every_wording_states_the_truth_and_nothing_else():
     random = np.random.default_rng(0)
     seen = set()
-    for _ in range(600):
-        findings = draw_findings(random)
+    for number in range(900):
+        findings = draw_findings(random, hard=bool(number % 2))
         texts = [answer(topic, findings, random) for topic in range(PROTOCOL)]
         seen |= set(texts)
         assert stated("\n".join(texts)) == vars(findings)
@@ -154,8 +156,9 @@ def test_held_out_drawings_are_never_trained_on():
     assert last < VALIDATION_SEEDS < TRAINING_SEEDS
     trained = sum(phase.pictures for phase in PHASES)
     assert TRAINING_SEEDS + trained < SEEN_SEEDS
-    first = {random_scene(seed) for seed in held_out_seeds(0, 50)}
-    assert not first & {random_scene(TRAINING_SEEDS + i) for i in range(50)}
+    for kind in ("easy", "hard"):
+        first = {random_scene(seed, kind=kind) for seed in held_out_seeds(0, 50)}
+        assert not first & {random_scene(TRAINING_SEEDS + i, kind=kind) for i in range(50)}
 
 
 def test_a_seed_gives_one_picture_at_any_size():
@@ -170,7 +173,8 @@ def test_a_seed_gives_one_picture_at_any_size():
 def test_drawings_show_every_value_and_their_own_number_of_lesions():
     scenes = [random_scene(seed) for seed in range(1500)]
     for name, values in VALUES.items():
-        assert {getattr(scene.findings, name) for scene in scenes} == set(values)
+        assert {getattr(scene.findings, name) for scene in scenes} == set(values) - {"two", "four"}
+    assert {scene.findings.condition for scene in scenes} == {condition.name for condition in EASY_CONDITIONS}
     shown = {(scene.findings.count, scene.findings.size, scene.findings.arrangement) for scene in scenes}
     assert shown == set(LAYOUTS)
     for scene in scenes[:60]:
@@ -226,28 +230,33 @@ def test_the_repository_stays_small():
     assert sum(path.stat().st_size for path in binary) <= 40_000_000
 
 
-def test_the_docs_show_the_table_that_was_measured():
-    rows = json.loads((RESULTS / "accuracy.json").read_text())
-    assert markdown(rows) in (ROOT / "docs/demonstration-model.md").read_text()
-    assert (RESULTS / "accuracy.md").read_text() == markdown(rows)
+@pytest.fixture(scope="module")
+def measured():
+    """What was counted for the docs: hard drawings, and easy ones."""
+    return tuple(json.loads((RESULTS / name).read_text()) for name in ("accuracy.json", "accuracy-easy.json"))
 
 
-def test_the_measured_table_meets_its_limits():
-    rows = json.loads((RESULTS / "accuracy.json").read_text())
-    part = {name: {what: Share(**row["scores"][what]).part for what in ("attributes", "condition")}
-            for name, row in rows.items()}  # fmt: skip
-    assert all(row["pictures"] == 500 for row in rows.values())
-    for name, limit in (("f32 + f32", 0.01), ("f16 + f16", 0.01), ("int8 + q8_0", 0.01), ("int8 + q4_k_m", 0.02)):
-        for what, found in part[name].items():
-            assert found >= 0.95
-            assert abs(found - part["torch float32"][what]) <= limit
-        for tone in rows[name]["by_tone"].values():
-            assert all(Share(**tone[what]).part >= 0.95 for what in ("attributes", "condition"))
-        for what, found in part[name].items():
-            mixed, chance = Share(**rows[name]["shuffled"][what]).part, rows[name]["frequencies"][what]
-            assert abs(mixed - chance) < 0.05 < found - mixed
-    shipped = rows["int8 + q8_0"]
-    assert shipped["bundle"]["id"] == read_bundle(default_bundle()).id
+def test_the_docs_show_the_tables_that_were_measured(measured):
+    assert (RESULTS / "accuracy.md").read_text() == markdown(*measured)
+    for table in re.findall(r"(?m)(?:^\|.*\n)+", markdown(*measured)):
+        assert table in (ROOT / "docs/demonstration-model.md").read_text()
+
+
+def test_the_measured_tables_meet_their_limits(measured):
+    hard, easy = measured
+    assert all(row["pictures"] == 500 for rows in measured for row in rows.values())
+    right = {name: Share(**row["scores"]["attributes"]).part for name, row in hard.items()}
+    assert 0.85 <= right[TORCH] <= 0.97  # good, not perfect, so that what is lost can be seen
+    assert all(abs(right[name] - right[TORCH]) <= 0.01 for name in ("f32 + f32", "f16 + f16", "int8 + q8_0"))
+    assert any(difference(row, hard[TORCH]).is_told for row in hard.values() if row is not hard[TORCH])
+    for row in easy.values():
+        assert all(Share(**row["scores"][what]).part >= 0.93 for what in ("attributes", "condition"))
+    for row in hard.values():
+        for what in ("attributes", "condition"):
+            found, mixed = (Share(**row[scores][what]).part for scores in ("scores", "shuffled"))
+            assert abs(mixed - row["frequencies"][what]) < 0.05 < found - mixed
+    for rows in measured:
+        assert rows["int8 + q8_0"]["bundle"]["id"] == read_bundle(default_bundle()).id
 
 
 def test_evaluate_prints_a_table_and_refuses_numbers_out_of_range(tmp_path):
@@ -256,8 +265,9 @@ def test_evaluate_prints_a_table_and_refuses_numbers_out_of_range(tmp_path):
     assert re.search(r"condition +\d", result.stdout)
     assert "Not for diagnosis" in result.stdout
     document = json.loads(run("skingpt-export", "evaluate", "--pictures", "3", "--json").stdout)
-    assert document["schema"] == "skingpt-evaluation/1"
+    assert (document["schema"], document["drawings"]) == ("skingpt-evaluation/2", "hard")
     assert document["scores"]["attributes"]["of"] == 3 * len(VALUES)
+    assert document["scores"]["follow-ups"]["of"] == 3 * 2
     poor = run("skingpt-export", "evaluate", FORMAT_1, "--pictures", "2", "--mistakes", tmp_path / "wrong")
     assert poor.returncode == 0, poor.stderr  # random weights: all is wrong
     assert sorted(path.name for path in (tmp_path / "wrong").iterdir()) == ["0.png", "0.txt", "1.png", "1.txt"]

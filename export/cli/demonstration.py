@@ -36,6 +36,9 @@ def add_demo_commands(commands: Commands) -> None:
     evaluate.add_argument(
         "--pictures", type=int, default=500, metavar="N", help="how many drawings (default: %(default)s)"
     )
+    evaluate.add_argument(
+        "--drawings", choices=("hard", "easy"), default="hard", help="which kind of drawings (default: %(default)s)"
+    )
     evaluate.add_argument("--json", action="store_true", help="print the counts as JSON on standard output")
     evaluate.add_argument(
         "--mistakes", type=Path, metavar="DIR", help="folder to write the pictures to that it was wrong about"
@@ -73,7 +76,7 @@ def _evaluate(options: argparse.Namespace) -> None:
     if options.mistakes:
         options.mistakes.mkdir(parents=True, exist_ok=True)
     with _asked(options) as model:
-        found = evaluate(model, options.pictures, options.seed)
+        found = evaluate(model, options.pictures, options.seed, options.drawings)
     print(json.dumps(found.to_json(), indent=1) if options.json else table(found))
     if options.mistakes:
         step(f"{save_mistakes(found, options.mistakes)} pictures with mistakes: {options.mistakes}")

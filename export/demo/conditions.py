@@ -1,17 +1,19 @@
 """What a drawing can show: attributes with the paper's words, and a table of made-up conditions.
 
 A condition fixes the kind and the surface of its lesions. Colour, layout (count, size and arrangement together) and
-sometimes border vary within it, so the model must look at the picture to name them.
+sometimes border vary within it, so the model must look at the picture to name them. In hard drawings every
+condition has two layouts more, and eight have a neighbour that differs from them in the border alone.
 """
 
-from dataclasses import dataclass, fields
+from collections.abc import Iterator
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 
 TONES = ("light", "olive", "brown", "dark")
 """Skin tones; drawn in equal parts and scored one by one."""
 
-COUNTS = ("one", "three", "many")
+COUNTS = ("one", "two", "three", "four", "many")
 SIZES = ("small", "medium", "large")
 COLOURS = ("red", "brown", "white", "yellow", "purple", "blue")
 KINDS = ("patch", "plaque", "nodule", "pustule", "ulcer")
@@ -64,6 +66,10 @@ LAYOUTS: tuple[Layout, ...] = (
     MANY,
     MANY_GROUPED,
 )
+"""Of easy drawings."""
+
+TWO, FOUR = (tuple((count, size, way) for size in SIZES[:2] for way in ARRANGEMENTS[1:]) for count in ("two", "four"))
+HARD_LAYOUTS: tuple[Layout, ...] = (*LAYOUTS, *TWO, *FOUR)
 
 
 @dataclass(frozen=True)
@@ -81,7 +87,7 @@ class Condition:
     treatment: str
 
 
-CONDITIONS = (
+EASY_CONDITIONS = (
     Condition("velora", "plaque", "scale", ("red", "purple"), ("sharp",),
               (ONE_LARGE, MANY),
               "skin that renews itself too fast", "a softening cream twice a day"),
@@ -99,7 +105,7 @@ CONDITIONS = (
               "too little pigment in one place", "a covering cream and patience"),
     Condition("squamora", "patch", "scale", ("brown", "blue"), ("irregular",),
               (ONE_LARGE, THREE_SMALL),
-              "a harmless yeast", "a medicated wash for two weeks"),
+              "a harmless yeast", "a medicated wash every week"),
     Condition("cyanella", "nodule", "smooth", ("blue", "purple"), ("sharp",),
               (ONE_MEDIUM, THREE_SMALL_GROUPED),
               "widened vessels below the skin", "a cold pack and rest"),
@@ -121,13 +127,49 @@ CONDITIONS = (
 )  # fmt: skip
 """None of these exists."""
 
+NEIGHBOURS = {
+    "velora": ("velorine", "blurred", "skin that sheds too slowly", "a peeling lotion at night"),
+    "mellira": ("mellanta", "sharp", "a thin film of dried fluid", "a lukewarm bath and a gentle soap"),
+    "fissarine": ("fissanta", "blurred", "skin that was washed too often", "a barrier cream after every wash"),
+    "squamora": ("squamine", "sharp", "a yeast that likes warmth", "a powder that keeps the skin dry"),
+    "cyanella": ("cyanthe", "blurred", "a bruise that heals slowly", "a warm pack and patience"),
+    "xanthora": ("xanthelia", "blurred", "oil that gathers below the skin", "a tea compress every morning"),
+    "verrona": ("verrosa", "sharp", "skin that hardens under pressure", "softer shoes and a file"),
+    "ulvaris": ("ulvetta", "sharp", "a burn that was not cooled", "a silver dressing and clean gloves"),
+}
+"""By a condition: the one that differs from it in the border alone, with its cause and its treatment."""
+
+
+def _neighbours() -> Iterator[Condition]:
+    for condition in EASY_CONDITIONS:
+        if condition.name in NEIGHBOURS:
+            name, border, cause, treatment = NEIGHBOURS[condition.name]
+            yield replace(condition, name=name, borders=(border,), cause=cause, treatment=treatment)
+
+
+CONDITIONS = (*EASY_CONDITIONS, *_neighbours())
+"""Of hard drawings."""
+
+
+def _layouts() -> Iterator[tuple[str, tuple[Layout, ...]]]:
+    for number, condition in enumerate(EASY_CONDITIONS):
+        two, four = TWO[number % len(TWO)], FOUR[(number + number // len(FOUR)) % len(FOUR)]
+        for name in (condition.name, *NEIGHBOURS.get(condition.name, ())[:1]):
+            yield name, (*condition.layouts, two, four)
+
+
+HARD_LAYOUTS_OF = dict(_layouts())
+"""By a condition's name: its own, one of two lesions and one of four. A neighbour has the same."""
+
 BY_NAME = {condition.name: condition for condition in CONDITIONS}
 
 
-def draw_findings(random: np.random.Generator) -> Findings:
+def draw_findings(random: np.random.Generator, *, hard: bool = False) -> Findings:
     """Findings of a random picture, conditions in equal parts."""
-    condition = CONDITIONS[random.integers(len(CONDITIONS))]
-    count, size, arrangement = condition.layouts[random.integers(len(condition.layouts))]
+    conditions = CONDITIONS if hard else EASY_CONDITIONS
+    condition = conditions[random.integers(len(conditions))]
+    layouts = HARD_LAYOUTS_OF[condition.name] if hard else condition.layouts
+    count, size, arrangement = layouts[random.integers(len(layouts))]
     return Findings(
         count=count,
         size=size,

@@ -3,7 +3,7 @@
 Lengths are given for a picture of 224 × 224 and scaled to the size that is drawn.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cache
 
 import numpy as np
@@ -11,7 +11,10 @@ import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFilter
 
 from ...engines.base import Array
-from .conditions import TONES, Findings, draw_findings
+from . import clutter
+from .conditions import Findings
+from .places import place
+from .scenes import Clutter, Scene
 
 FRAME = 224
 GRID = 16  # patches to a side
@@ -28,25 +31,12 @@ COLOUR: dict[str, RGB] = {
     "yellow": (238, 196, 48), "purple": (128, 44, 140), "blue": (58, 92, 178),
 }  # fmt: skip
 RADIUS = {"small": (14.0, 16.5), "medium": (25.0, 29.0), "large": (48.0, 58.0)}
+HARD_RADIUS = {"small": (10.5, 15.5), "medium": (20.0, 27.0), "large": (38.0, 56.0)}
+SHOWN = 0.6  # the part of every lesion that is not cut or hidden
+DEPTHS = (1.0, 0.7, 0.4)  # of what lies over a side, as parts of the depth wished for
+SOFTNESS, HARD_SOFTNESS = 0.2, 0.26  # of a blurred border, as a part of the radius
 PIT = 0.58  # an ulcer's, as a part of its radius
-NUMBER = {"one": 1, "three": 3, "many": 6}
-
-
-@dataclass(frozen=True)
-class Scene:
-    """Everything about a picture but its size in pixels."""
-
-    seed: int
-    tone: str
-    findings: Findings | None
-    """None: the picture shows no skin."""
-    light: float = 0.0
-    """Darker or brighter, as a part: -0.2 is 20 % darker."""
-    blur: float = 0.0
-    """Standard deviation of the lens's blur."""
-    noise: float = 3.0
-    """Standard deviation of the sensor's noise, of 255."""
-    hairs: int = 0
+NUMBER = {"one": 1, "two": 2, "three": 3, "four": 4, "many": 6}
 
 
 @dataclass(frozen=True)
@@ -56,20 +46,6 @@ class Drawing:
     """The part of each patch that is lesion, (GRID, GRID)."""
     centres: tuple[tuple[float, float], ...]
     """Of the lesions, x and y."""
-
-
-def random_scene(seed: int, *, no_skin: float = 0.0) -> Scene:
-    """The scene of a seed; with probability `no_skin` it shows something else."""
-    random = np.random.default_rng((seed, 1))
-    return Scene(
-        seed=seed,
-        tone=str(random.choice(TONES)),
-        findings=None if random.random() < no_skin else draw_findings(random),
-        light=float(random.uniform(-0.15, 0.12)),
-        blur=float(random.uniform(0.5, 1.2)) if random.random() < 0.5 else 0.0,
-        noise=float(random.uniform(1, 6)),
-        hairs=int(random.integers(1, 7)) if random.random() < 0.25 else 0,
-    )
 
 
 def draw(scene: Scene, size: int = FRAME) -> Drawing:
@@ -85,8 +61,10 @@ def draw(scene: Scene, size: int = FRAME) -> Drawing:
         canvas.draw_no_skin()
     else:
         canvas.draw_skin(scene.tone)
-        canvas.draw_lesions(scene.findings, scene.tone)
+        canvas.draw_lesions(scene.findings, scene.tone, scene.clutter)
         canvas.draw_hairs(scene.hairs)
+        if scene.clutter:
+            canvas.draw_clutter(scene.clutter, scene.tone)
     return Drawing(canvas.develop(scene), canvas.patch_coverage(), tuple(canvas.centres))
 
 
@@ -102,6 +80,10 @@ class Canvas:
         self.rgb = np.zeros((size, size, 3), np.float32)
         self.covered = np.zeros((size, size), np.float32)
         self.centres: list[tuple[float, float]] = []
+        self.radius = 0.0
+        """Of the lesions, about."""
+        self.softness = SOFTNESS
+        self.hidden = np.zeros((size, size), np.float32)
         self.light_angle = float(random.normal(-2.2, 0.5))  # from the upper left, mostly
 
     def draw_skin(self, tone: str) -> None:
@@ -113,13 +95,18 @@ class Canvas:
         texture = light * (1 + 0.035 * self.noise("coarse") + 0.03 * self.noise("fine"))
         self.rgb[:] = texture[..., None] * colour
 
-    def draw_lesions(self, findings: Findings, tone: str) -> None:
+    def draw_lesions(self, findings: Findings, tone: str, hard: Clutter | None) -> None:
         """All lesions, each with a shape of its own."""
         random = self.random
-        radius = random.uniform(*RADIUS[findings.size])
+        self.radius = radius = float(random.uniform(*(HARD_RADIUS if hard else RADIUS)[findings.size]))
         colour = lesion_colour(findings.colour, tone) * random.uniform(0.94, 1.06, 3).astype(np.float32)
-        reach = radius * (1.25 if findings.border == "irregular" else 1.1)
-        self.centres = place(random, NUMBER[findings.count], radius, reach + 3, findings.arrangement)
+        margin = radius * (1.25 if findings.border == "irregular" else 1.1) + 3
+        if hard:
+            skin = np.array(SKIN[tone], np.float32)
+            colour = skin + np.float32(hard.contrast) * (colour - skin)
+            margin = 0.5 * radius if hard.cut else margin
+            self.softness = HARD_SOFTNESS
+        self.centres = place(random, FRAME, NUMBER[findings.count], radius, margin, findings.arrangement)
         for centre in self.centres:
             self.draw_lesion(findings, centre, radius * random.uniform(0.94, 1.06), colour)
 
@@ -128,7 +115,7 @@ class Canvas:
         reach = radius * 1.6 + 4
         rows, columns = (self._span(c, reach) for c in (centre[1], centre[0]))
         dx, dy = self.x[:, columns] - np.float32(centre[0]), self.y[rows] - np.float32(centre[1])
-        shape = Shape(self.random, dx, dy, radius, findings.border)
+        shape = Shape(self.random, dx, dy, radius, findings.border, self.softness)
         window = self.rgb[rows, columns]
         grain = self.noise("coarse")[rows, columns]
         tone = colour * (1 + 0.06 * grain)[..., None]
@@ -154,6 +141,43 @@ class Canvas:
             pen.line([tuple(p) for p in curve * self.scale], fill=255, width=max(1, round(self.scale)))
         cover = np.asarray(layer, np.float32)[..., None] * np.float32(0.75 / 255)
         self.rgb += cover * (np.array((38, 28, 24), np.float32) - self.rgb)
+
+    def draw_clutter(self, hard: Clutter, tone: str) -> None:
+        """What lies beside and over the skin, and the light of several lamps."""
+        random = self.random
+        for _ in range(hard.moles):
+            self._lay(clutter.mole(random, self.x, self.y, FRAME, np.array(SKIN[tone], np.float32)))
+        if hard.ink:
+            centre = self.centres[random.integers(len(self.centres))]
+            self._lay(clutter.ink(random, self.x, self.y, centre, self.radius))
+        if hard.ruler:
+            self._cover_side(clutter.ruler, float(random.uniform(22, 50)))
+        if hard.cloth:
+            self._cover_side(clutter.cloth, float(random.uniform(15, 60)))
+        self.rgb *= clutter.lamps(random, self.x, self.y, FRAME, hard.lamp)
+        if hard.shadow:
+            self.rgb *= clutter.shadow(random, self.x, self.y, FRAME, hard.shadow)
+
+    def _lay(self, layer: clutter.Layer) -> None:
+        cover, colour = layer
+        self.rgb += cover[..., None] * (colour - self.rgb)
+
+    def _cover_side(self, draw_layer: clutter.Draw, depth: float) -> None:
+        """Lay something over a side, less deep or not at all where it would hide too much of a lesion."""
+        seed = self.random.integers(1 << 32)
+        for part in DEPTHS:
+            layer = draw_layer(np.random.default_rng(seed), self.x, self.y, FRAME, depth * part)
+            hidden = np.maximum(self.hidden, layer[0])
+            if all(self._shown(centre, hidden) >= SHOWN for centre in self.centres):
+                self._lay(layer)
+                self.covered *= 1 - layer[0]
+                self.hidden = hidden
+                return
+
+    def _shown(self, centre: tuple[float, float], hidden: Array) -> float:
+        """The part of a lesion that lies in the frame and is not hidden."""
+        inside = np.hypot(self.x - np.float32(centre[0]), self.y - np.float32(centre[1])) <= self.radius
+        return float((inside * (1 - hidden)).sum() / (np.pi * (self.radius * self.scale) ** 2))
 
     def draw_no_skin(self) -> None:
         """A wall, stripes, tiles, a meadow under a sky, or one grey."""
@@ -219,7 +243,9 @@ class Canvas:
 class Shape:
     """A lesion's outline: distance from its edge and how much each pixel is inside."""
 
-    def __init__(self, random: np.random.Generator, dx: Array, dy: Array, radius: float, border: str) -> None:
+    def __init__(
+        self, random: np.random.Generator, dx: Array, dy: Array, radius: float, border: str, softness: float
+    ) -> None:
         self.random, self.radius, self.dx, self.dy = random, radius, dx, dy
         distance = np.hypot(dx, dy)
         angle = np.arctan2(dy, dx)
@@ -229,8 +255,8 @@ class Shape:
             edge += np.float32(radius * ragged) * np.cos(wave * angle + np.float32(random.uniform(0, 2 * np.pi)))
         self.relative = distance / edge
         """0 in the middle, 1 at the edge."""
-        softness = 0.2 if border == "blurred" else 0.9 / radius
-        steepness = np.clip((1 - self.relative) / np.float32(softness), -30, 30)
+        width = softness if border == "blurred" else 0.9 / radius
+        steepness = np.clip((1 - self.relative) / np.float32(width), -30, 30)
         self.inside = np.asarray(1 / (1 + np.exp(-steepness)), np.float32)
 
     def facing(self, light_angle: float) -> Array:
@@ -328,43 +354,6 @@ def lesion_colour(colour: str, tone: str) -> Array:
     return base * np.float32(0.78 + 0.22 * skin.mean() / 196)
 
 
-def place(
-    random: np.random.Generator, count: int, radius: float, margin: float, arrangement: str
-) -> list[tuple[float, float]]:
-    """Centres of the lesions, `margin` or more from the frame."""
-    while True:
-        points = (
-            _scattered(random, count, radius, margin)
-            if arrangement != "grouped"
-            else _grouped(random, count, radius, margin)
-        )
-        if points:
-            return points
-
-
-def _scattered(random: np.random.Generator, count: int, radius: float, margin: float) -> list[tuple[float, float]]:
-    """Far from each other."""
-    apart = 0.0 if count == 1 else (3.4 if count == 6 else 3.2) * radius
-    points: list[tuple[float, float]] = []
-    for _ in range(60):
-        x, y = random.uniform(margin, FRAME - margin, 2)
-        if all(np.hypot(x - a, y - b) >= apart for a, b in points):
-            points.append((float(x), float(y)))
-            if len(points) == count:
-                return points
-    return []
-
-
-def _grouped(random: np.random.Generator, count: int, radius: float, margin: float) -> list[tuple[float, float]]:
-    """Side by side: a triangle, or five around one."""
-    start = random.uniform(0, 2 * np.pi)
-    ring, reach = (count, 1.3 * radius) if count == 3 else (count - 1, 2.15 * radius)
-    angles = start + np.arange(ring) * 2 * np.pi / ring
-    cx, cy = random.uniform(margin + reach, FRAME - margin - reach, 2)
-    around = [(float(cx + reach * np.cos(a)), float(cy + reach * np.sin(a))) for a in angles]
-    return around if count == 3 else [(float(cx), float(cy)), *around]
-
-
 @cache
 def noise_bank() -> dict[str, Array]:
     """Noise fields with features of several lengths, larger than a picture, to cut pieces from."""
@@ -385,8 +374,3 @@ def _smooth(random: np.random.Generator, length: float, side: int = 640) -> Arra
 def grains() -> Array:
     """Sensor noise of standard deviation 1 in three channels."""
     return np.random.default_rng(1).normal(size=(640, 640, 3)).astype(np.float32)
-
-
-def without_nuisance(scene: Scene) -> Scene:
-    """The same scene in even light, sharp and without noise or hair."""
-    return replace(scene, light=0.0, blur=0.0, noise=1.0, hairs=0)

@@ -10,16 +10,19 @@ import numpy as np
 from PIL import Image
 
 from ...engines.errors import InputError
+from ...runtime.report import Report
 from ...runtime.skingpt import SkinGPT
 from ..progress import bar
 from ..share import Share
-from .conditions import TONES, VALUES
-from .draw import draw, random_scene
+from .conditions import CONDITIONS, TONES, VALUES
+from .draw import draw
+from .follow_ups import follow_ups
+from .scenes import Kind, random_scene
 from .score import PHRASES, Case, score, stated
 
-SCHEMA = "skingpt-evaluation/1"
+SCHEMA = "skingpt-evaluation/2"
 MOST_PICTURES, MOST_SEEDS = 100_000, 10_000
-ROWS = (*VALUES, "attributes", "condition", "everything")
+ROWS = (*VALUES, "attributes", "condition", "everything", "follow-ups")
 
 
 @dataclass(frozen=True)
@@ -29,20 +32,24 @@ class Evaluation:
     bundle: dict[str, str]
     notice: str
     engines: dict[str, dict[str, str | int]]
+    drawings: Kind
     seed: int
     cases: tuple[Case, ...]
 
     def to_json(self) -> dict[str, Any]:
-        """Counts of everything, overall, by skin tone, and with the answers shuffled."""
+        """Counts of everything, overall, by skin tone and condition, by picture, and with the answers shuffled."""
         return {
             "schema": SCHEMA,
             "bundle": self.bundle,
             "notice": self.notice,
             "engines": self.engines,
+            "drawings": self.drawings,
             "pictures": len(self.cases),
             "seed": self.seed,
             "scores": _counts(score(self.cases)),
             "by_tone": {tone: _counts(score(cases)) for tone, cases in by_tone(self.cases).items()},
+            "by_condition": {name: _counts(score(cases)) for name, cases in by_condition(self.cases).items()},
+            "attributes_right_by_picture": [score([case])["attributes"].right for case in self.cases],
             "shuffled": _counts(score(shuffled(self.cases))),
             "frequencies": frequencies(self.cases),
         }
@@ -76,25 +83,43 @@ def png(image: Image.Image) -> bytes:
 
 def ask(model: SkinGPT, image: Image.Image) -> str:
     """The four answers about a picture as one text."""
-    report = model.report(model.embed(png(image)))
+    return _report_text(model.report(model.embed(png(image))))
+
+
+def _report_text(report: Report) -> str:
     return "\n".join(section.answer.text for section in report.sections)
 
 
-def evaluate(model: SkinGPT, pictures: int, seed: int) -> Evaluation:
+def _ask_all(model: SkinGPT, number: int, kind: Kind) -> Case:
+    """The four answers about a held-out drawing, and follow-ups in the same conversation."""
+    scene = random_scene(number, kind=kind)
+    assert scene.findings
+    report = model.report(model.embed(png(draw(scene).image)))
+    talk = model.conversation(report.image, [section.answer.turn for section in report.sections])
+    followed = tuple(one.is_right(scene.findings, talk.ask(one.question).text) for one in follow_ups(number))
+    return Case(scene.tone, scene.findings, _report_text(report), followed)
+
+
+def evaluate(model: SkinGPT, pictures: int, seed: int, drawings: Kind = "hard") -> Evaluation:
     """Ask about `pictures` held-out drawings of `seed`. Raises InputError and what the stages raise."""
     cases = []
-    with bar("asking about held-out drawings", unit=" pictures") as move:
+    with bar(f"asking about {drawings} held-out drawings", unit=" pictures") as move:
         for done, number in enumerate(held_out_seeds(seed, pictures), 1):
-            scene = random_scene(number)
-            assert scene.findings
-            cases.append(Case(scene.tone, scene.findings, ask(model, draw(scene).image)))
+            cases.append(_ask_all(model, number, drawings))
             move(done, pictures)
-    return Evaluation(*identity(model), seed, tuple(cases))
+    return Evaluation(*identity(model), drawings, seed, tuple(cases))
 
 
 def by_tone(cases: Sequence[Case]) -> dict[str, list[Case]]:
     """The cases of each skin tone."""
     return {tone: [case for case in cases if case.tone == tone] for tone in TONES}
+
+
+def by_condition(cases: Sequence[Case]) -> dict[str, list[Case]]:
+    """The cases of each condition that is among them."""
+    names = [condition.name for condition in CONDITIONS]
+    found = {name: [case for case in cases if case.truth.condition == name] for name in names}
+    return {name: group for name, group in found.items() if group}
 
 
 def shuffled(cases: Sequence[Case]) -> list[Case]:
@@ -119,11 +144,14 @@ def table(evaluation: Evaluation) -> str:
     """The scores as a person reads them."""
     cases = evaluation.cases
     scores, mixed, chance = score(cases), score(shuffled(cases)), frequencies(cases)
-    lines = [f"{len(cases)} held-out drawings, seed {evaluation.seed}; 95 % confidence intervals as if independent"]
+    what = f"{len(cases)} {evaluation.drawings} held-out drawings, seed {evaluation.seed}"
+    lines = [f"{what}; 95 % confidence intervals as if independent"]
     lines.append(f"{'':<14}{'right':<42}{'shuffled':>9}{'by frequency':>14}")
     for name in ROWS:
-        expected = f"{chance[name]:.1%}" if name in chance else ""
-        lines.append(f"{name:<14}{scores[name]!s:<42}{mixed[name].part:>9.1%}{expected:>14}")
+        if name in scores:
+            other = f"{mixed[name].part:.1%}" if name in mixed else ""
+            expected = f"{chance[name]:.1%}" if name in chance else ""
+            lines.append(f"{name:<14}{scores[name]!s:<42}{other:>9}{expected:>14}".rstrip())
     for tone, group in by_tone(cases).items():
         if group:
             found = score(group)
@@ -141,6 +169,6 @@ def save_mistakes(evaluation: Evaluation, folder: Path) -> int:
                  if said[name] != getattr(case.truth, name)]  # fmt: skip
         if wrong:
             count += 1
-            draw(random_scene(number)).image.save(folder / f"{number}.png")
+            draw(random_scene(number, kind=evaluation.drawings)).image.save(folder / f"{number}.png")
             (folder / f"{number}.txt").write_text("\n".join([*wrong, "", case.text, "", evaluation.notice, ""]))
     return count

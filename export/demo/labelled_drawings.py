@@ -11,7 +11,8 @@ import numpy.typing as npt
 
 from ..vision_model import IMAGE_MEAN, IMAGE_STD
 from .conditions import CONDITIONS, VALUES, Findings
-from .draw import FRAME, GRID, draw, random_scene
+from .draw import FRAME, GRID, draw
+from .scenes import training_scene
 
 PATCH = FRAME // GRID
 NO_SKIN_SHARE = 0.04
@@ -57,7 +58,7 @@ def label_drawings(seeds: Sequence[int], side: int) -> LabelledDrawings:
 
 
 def _one(seed: int, side: int) -> tuple[npt.NDArray[np.generic], ...]:
-    scene = random_scene(seed, no_skin=NO_SKIN_SHARE)
+    scene = training_scene(seed, no_skin=NO_SKIN_SHARE)
     drawing = draw(scene)
     centres = np.zeros((GRID, GRID), np.float32)
     for x, y in drawing.centres:

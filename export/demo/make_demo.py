@@ -23,10 +23,11 @@ from ..progress import bar, step
 from . import train_language, train_vision
 from .checkpoint import LLM, checkpoints_in, save_checkpoints
 from .conditions import Findings
-from .draw import GRID, random_scene
+from .draw import GRID
 from .evaluate import evaluate, table
 from .labelled_drawings import NO_SKIN_SHARE, TRAINING_SEEDS, DrawingPool
 from .plots import plot_curve
+from .scenes import training_scene
 from .train_language import ProjectedLlama, QueryOutputs
 from .train_vision import CHUNK, PHASES, Phase, Point, VisionWithHeads, batches
 
@@ -168,7 +169,7 @@ def query_outputs(pool: DrawingPool, model: VisionWithHeads, count: int) -> Quer
     with torch.no_grad(), bar("looking at drawings", unit=" pictures") as move:
         for start in range(SEEN_SEEDS, SEEN_SEEDS + count, CHUNK):
             size = min(CHUNK, SEEN_SEEDS + count - start)
-            findings += [random_scene(seed, no_skin=NO_SKIN_SHARE).findings for seed in range(start, start + size)]
+            findings += [training_scene(seed, no_skin=NO_SKIN_SHARE).findings for seed in range(start, start + size)]
             for batch in batches(pool.draw(start, size, GRID), 64):
                 outputs.append(model.vision.query(model.vision.encode(batch.pixels))[0])
                 move(sum(map(len, outputs)), count)

@@ -21,9 +21,10 @@ from ...runtime.image import resize
 from ...runtime.image_notes import SIDE, quality_notes
 from ...runtime.skingpt import SkinGPT
 from .conditions import TONES
-from .draw import Scene, draw, random_scene
+from .draw import draw
 from .evaluate import ask, held_out_seeds
 from .robustness import DISTURBANCES, choose_scenes
+from .scenes import Scene, random_scene
 from .score import Case, score
 
 LENGTHS = (1, 1.25, 1.5, 1.75, 2, 2.5, 3, 4)

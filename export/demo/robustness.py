@@ -11,8 +11,9 @@ from ...engines.errors import InputError
 from ...runtime.skingpt import SkinGPT
 from ..progress import bar
 from ..share import Share
-from .draw import FRAME, RADIUS, Scene, draw, random_scene, without_nuisance
+from .draw import FRAME, RADIUS, draw
 from .evaluate import ask, held_out_seeds, identity
+from .scenes import Scene, random_scene, without_nuisance
 from .score import Case, score
 
 SCHEMA = "skingpt-robustness/1"

@@ -7,7 +7,8 @@ import sys
 from pathlib import Path
 
 from .conditions import BY_NAME, Findings
-from .draw import Scene, draw
+from .draw import draw
+from .scenes import Scene
 
 SIDE = 560
 
@@ -28,7 +29,7 @@ SAMPLES = {
     "04-albena-dark-skin": _lesions(44, "dark", "albena", "white"),
     "05-pustora-light-skin": _lesions(55, "light", "pustora", "red", layout=1),
     "06-fissarine-olive-skin": _lesions(66, "olive", "fissarine", "purple"),
-    "07-mellira-brown-skin": _lesions(77, "brown", "mellira", "red", layout=1),
+    "07-mellira-brown-skin": _lesions(77, "brown", "mellira", "red"),
     "08-craterine-dark-skin": _lesions(88, "dark", "craterine", "red", layout=1),
     "09-tiles-no-skin": Scene(seed=6, tone="light", findings=None),
     "10-meadow-no-skin": Scene(seed=1, tone="light", findings=None),

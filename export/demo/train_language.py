@@ -44,7 +44,7 @@ def train_tokenizer(target: Path, conversations: int = 6000) -> None:
     random = np.random.default_rng(0)
     texts = []
     for number in range(conversations):
-        findings = None if number % 25 == 0 else draw_findings(random)
+        findings = None if number % 25 == 0 else draw_findings(random, hard=True)
         turns = conversation(findings, random)
         before, after = whole_text(turns)
         texts += [before] if number % 10 == 0 else []

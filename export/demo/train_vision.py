@@ -55,7 +55,7 @@ class Phase:
     """The highest learning rate, after the warm-up."""
 
 
-PHASES = (Phase("windows", 32_768, 8, 64, 2e-3), Phase("pictures", 40_960, GRID, 32, 7e-4))
+PHASES = (Phase("windows", 32_768, 8, 64, 2e-3), Phase("pictures", 57_344, GRID, 32, 7e-4))
 WARM_UP = 150  # steps
 LEVEL = 0.3  # of a phase's steps
 
