@@ -210,7 +210,7 @@ def test_conversations_keep_to_the_protocol_or_ask_freely():
     talks = [conversation(draw_findings(random), random) for _ in range(200)]
     protocol = [question.question for question in read_bundle(default_bundle()).manifest.questions]
     orders = [[question for question, _ in talk] for talk in talks]
-    assert 80 < sum(order == protocol for order in orders) < 160
+    assert 80 < sum(order[: len(protocol)] == protocol for order in orders) < 160
 
 
 def test_the_shipped_bundle_is_small_and_within_parity():
@@ -260,7 +260,7 @@ def test_the_measured_tables_meet_their_limits(measured):
 
 
 def test_evaluate_prints_a_table_and_refuses_numbers_out_of_range(tmp_path):
-    result = run("skingpt-export", "evaluate", "--pictures", "3", "--mistakes", tmp_path / "wrong")
+    result = run("skingpt-export", "evaluate", "--pictures", "3", "--mistakes", tmp_path / "some")
     assert result.returncode == 0, result.stderr
     assert re.search(r"condition +\d", result.stdout)
     assert "Not for diagnosis" in result.stdout

@@ -103,6 +103,7 @@ def test_a_hard_scene_is_the_same_picture_at_any_size():
 
 def test_clutter_changes_the_picture_and_less_contrast_brings_lesion_and_skin_together():
     scene = replace(random_scene(8, kind="hard"), clutter=Clutter(), blur=0.0, noise=0.0, hairs=0)
+    scene = replace(scene, findings=replace(scene.findings, count="one", size="large", arrangement="alone"))
     plain = np.asarray(draw(scene).image, float)
     for change in ({"moles": 5}, {"ruler": True}, {"ink": True}, {"cloth": True}, {"lamp": 0.1}, {"shadow": 0.3}):
         other = np.asarray(draw(replace(scene, clutter=Clutter(**change))).image, float)

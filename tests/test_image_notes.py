@@ -5,9 +5,10 @@ from collections import Counter
 import numpy as np
 import pytest
 from PIL import Image
-from skingpt_edge.export.demo.draw import draw, random_scene
+from skingpt_edge.export.demo.draw import draw
 from skingpt_edge.export.demo.evaluate import held_out_seeds
 from skingpt_edge.export.demo.robustness import DISTURBANCES, choose_scenes
+from skingpt_edge.export.demo.scenes import random_scene
 from skingpt_edge.runtime.image import decode_image, resize
 from skingpt_edge.runtime.image_notes import SIDE, quality_notes
 from support import ROOT
