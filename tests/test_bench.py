@@ -166,7 +166,7 @@ def test_the_profile_is_largest_first_and_for_one_picture(results):
     seconds = [entry["seconds"] for entry in operators]
     assert seconds == sorted(seconds, reverse=True)
     blocks = vision_sizes(read_bundle(default_bundle())).depth
-    assert next(entry["calls"] for entry in operators if entry["op"] == "Softmax") == blocks
+    assert next(entry["calls"] for entry in operators if entry["op"] == "MultiHeadAttention") == blocks
     other = vision_sizes(read_bundle(FORMAT_1)).depth
     before = results["profile"]["vision_encoder_before"]
     assert next(entry["calls"] for entry in before if entry["op"] == "Softmax") == other != blocks

@@ -104,7 +104,7 @@ def test_memory_counts_weights_and_the_kv_cache(bundle):
     # Three layers of width 256, keys and values, four bytes instead of two.
     assert needed(kv_type="f32") - needed(kv_type="f16") == 2 * 3 * 256 * 2 * 2048
     assert needed(kv_type="f16") - needed(kv_type="q8_0/f16") == 3 * 256 * 2048 * 2 - 3 * 256 * 2048 * 34 // 32
-    assert needed(conversations=3) - needed() == 2 * 3 * 256 * 2 * 2048 * 2
+    assert needed(conversations=3, kv_type="f16") - needed(kv_type="f16") == 2 * 3 * 256 * 2 * 2048 * 2
 
 
 @pytest.mark.parametrize(

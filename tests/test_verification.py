@@ -355,7 +355,7 @@ def test_a_graph_cut_short_is_refused_in_one_line(cut, bundle):
 
 def test_onnx_runtimes_own_words_are_one_short_line(bundle):
     model = onnx.load(bundle / "qformer.onnx", load_external_data=False)
-    next(node for node in model.graph.node if node.op_type == "MatMul").op_type = "Nothing"
+    model.graph.node[0].op_type = "Nothing"
     rewrite(bundle, "qformer.onnx", model.SerializeToString())
     result = run("skingpt", "verify", bundle)
     assert result.returncode == BundleError.exit_code
