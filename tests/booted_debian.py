@@ -1,4 +1,4 @@
-"""A Debian that boots, with systemd as its first process and no network, in QEMU with KVM."""
+"""A Debian that boots, with systemd as its first process and no network, in QEMU: a processor in software."""
 
 import shutil
 import subprocess
@@ -20,13 +20,12 @@ ExecStopPost=/bin/sh -c 'echo $EXIT_STATUS > /root/status; systemctl poweroff --
 [Install]
 WantedBy=default.target
 """
-LONGEST = 600  # seconds
+LONGEST = 900  # seconds; it takes two minutes
 
 
 def missing() -> list[str]:
     """What a Debian cannot be booted without, as far as it is not there."""
-    programs = [name for name in ("mmdebstrap", "qemu-system-x86_64", "mke2fs", "debugfs") if not shutil.which(name)]
-    return programs if Path("/dev/kvm").exists() else [*programs, "KVM"]
+    return [name for name in ("mmdebstrap", "qemu-system-x86_64", "mke2fs", "debugfs") if not shutil.which(name)]
 
 
 def boot(folder: Path, suite: str, files: Sequence[Path], script: str) -> tuple[int, str, str]:
@@ -50,7 +49,7 @@ def boot(folder: Path, suite: str, files: Sequence[Path], script: str) -> tuple[
     subprocess.run(["mke2fs", "-q", "-t", "ext4", "-d", str(root), str(image), "3G"], check=True)
     subprocess.run(
         [
-            "qemu-system-x86_64", "-enable-kvm", "-cpu", "host", "-smp", "2", "-m", "3G", "-nic", "none",
+            "qemu-system-x86_64", "-accel", "tcg,thread=multi", "-cpu", "max", "-smp", "2", "-m", "3G", "-nic", "none",
             "-display", "none", "-serial", f"file:{folder / 'console'}", "-no-reboot",
             "-kernel", kernel, "-initrd", start, "-append", "root=/dev/vda rw console=ttyS0 panic=-1",
             "-drive", f"file={image},if=virtio,format=raw,cache=unsafe",

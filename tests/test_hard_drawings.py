@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from skingpt_edge.export.demo.accuracy_tables import by_condition, by_precision, difference, smallest_difference
 from skingpt_edge.export.demo.answers import PROTOCOL, TOPICS, absent, answer, conversation
+from skingpt_edge.export.demo.calibration_set import write_calibration_set
 from skingpt_edge.export.demo.conditions import (
     CONDITIONS,
     EASY_CONDITIONS,
@@ -18,6 +19,7 @@ from skingpt_edge.export.demo.contact_sheet import COLUMNS, contact_sheet
 from skingpt_edge.export.demo.draw import FRAME, HARD_RADIUS, NUMBER, SHOWN, Canvas, draw
 from skingpt_edge.export.demo.evaluate import Evaluation, evaluate
 from skingpt_edge.export.demo.follow_ups import BACK, WHETHER, follow_ups
+from skingpt_edge.export.demo.make_demo import SEEN_SEEDS
 from skingpt_edge.export.demo.places import place
 from skingpt_edge.export.demo.scenes import EASY_SHARE, Clutter, random_scene, training_scene
 from skingpt_edge.export.demo.score import Case, score, stated
@@ -186,6 +188,16 @@ def test_a_difference_is_told_from_chance_by_pictures(asked):
     assert smallest_difference({"first": same, "third": lost}) == 0
     assert "points (" in by_precision(rows) and "*" in by_precision(rows).splitlines()[-1]
     assert len(by_condition(rows).splitlines()) == 2 + len(same["by_condition"])
+
+
+def test_the_calibration_set_holds_what_was_trained_on_and_true_answers(tmp_path):
+    write_calibration_set(tmp_path, 5)
+    expected = [f"00{i}.{kind}" for i in range(5) for kind in ("png", "txt")]
+    assert sorted(path.name for path in tmp_path.iterdir()) == expected
+    for number in range(5):
+        scene = training_scene(SEEN_SEEDS + number)
+        assert stated((tmp_path / f"00{number}.txt").read_text()) == vars(scene.findings)
+        assert (tmp_path / f"00{number}.txt").read_text().count("\n\n") == PROTOCOL - 1
 
 
 def test_nothing_said_scores_nothing():

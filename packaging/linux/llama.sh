@@ -2,9 +2,10 @@
 # Builds llama.cpp with a backend for each kind of x86 processor, and puts its libraries into $BUILD/llama-cpp-python, the
 # sources of its wheel. usage: INPUTS=... BUILD=... TOOLS=... JOBS=... [VARIANTS="sse42 haswell"] llama.sh
 . "$(dirname "$0")/toolchain.sh"
-# All of llama.cpp's but two: x64, because everything else here needs SSE4.2, and sapphirerapids, which is zen4 and AMX.
-# CONTRIBUTING.md says why AMX is left out.
-all="sse42 sandybridge ivybridge piledriver haswell skylakex cannonlake cascadelake icelake cooperlake zen4 alderlake"
+# llama.cpp's, but those with AVX-512, and x64, because everything else here needs SSE4.2. Zig's Clang needs more than 13 GB
+# and ten minutes for repack.cpp with AVX-512; two of these at once ran out of 24 GB. skylakex, cannonlake, cascadelake,
+# icelake, cooperlake and zen4 can be asked for by name. CONTRIBUTING.md says why AMX (sapphirerapids) is left out.
+all="sse42 sandybridge ivybridge piledriver haswell alderlake"
 variants="${VARIANTS:-$all}"
 source="$BUILD/llama-cpp-python"
 unpack llama-cpp-python 'sdists/llama_cpp_python-*.tar.gz'
