@@ -181,7 +181,9 @@ def report_of(stage: Path, *before: str) -> dict:
     start = "import sys; from skingpt_edge.command import skingpt; sys.exit(skingpt())"
     python = stage / "lib/skingpt-edge/python/bin/python3.13"
     command = [*before, python, "-I", "-c", start, "diagnose", PICTURES[0], "--json"]
-    found = subprocess.run(command, capture_output=True, text=True, check=False)
+    # A machine may tell NumPy's OpenBLAS which processor it has; an emulated one is another.
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("OPENBLAS_")}
+    found = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
     assert found.returncode == 0, found.stderr
     return json.loads(found.stdout)
 
