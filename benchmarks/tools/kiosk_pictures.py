@@ -87,6 +87,7 @@ class Visitor:
         await self._page.locator(selector).wait_for()
 
     async def choose(self, photo: Path | dict[str, Any]) -> None:
+        await self.see("#choose-file")  # until then the page takes no file
         await self._page.set_input_files("#file", photo)  # type: ignore[arg-type]
         await self.see("#get-report:visible, #use-anyway:visible")
 
