@@ -80,8 +80,8 @@ def test_no_sequence_of_llama_cpp_holds_it_any_more(model, asked):
     assert len(of_the_first) > 50
     assert not any(piece in rest for piece in of_the_first)
     of_the_second = pieces(rest, not_in=model._model.snapshot(SYSTEM))
-    # Not all: some reach over the ends of llama.cpp's lists, where other bytes follow now.
-    assert sum(piece in both for piece in of_the_second) > max(50, 0.9 * len(of_the_second))
+    # One may reach over the end of llama.cpp's list of cells, whose numbers are others now.
+    assert len(of_the_second) > 50 and sum(piece not in both for piece in of_the_second) <= 1
 
 
 def test_all_can_be_forgotten_at_once(model, asked):

@@ -10,8 +10,10 @@ from skingpt_edge.export.demo.calibration_set import write_calibration_set
 from skingpt_edge.export.demo.conditions import (
     CONDITIONS,
     EASY_CONDITIONS,
-    HARD_LAYOUTS,
+    FOUR,
+    LAYOUTS,
     NEIGHBOURS,
+    TWO,
     VALUES,
     draw_findings,
 )
@@ -36,7 +38,7 @@ def test_hard_drawings_show_every_value_condition_layout_and_kind_of_clutter(sce
         assert {getattr(scene.findings, name) for scene in scenes} == set(values)
     assert {scene.findings.condition for scene in scenes} == {condition.name for condition in CONDITIONS}
     shown = {(scene.findings.count, scene.findings.size, scene.findings.arrangement) for scene in scenes}
-    assert shown == set(HARD_LAYOUTS)
+    assert shown == {*LAYOUTS, *TWO, *FOUR}
     for name in ("ruler", "ink", "cloth", "cut"):
         assert {getattr(scene.clutter, name) for scene in scenes} == {False, True}
 

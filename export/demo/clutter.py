@@ -12,7 +12,6 @@ from ...engines.base import Array
 
 Layer = tuple[Array, Array]
 Draw = Callable[[np.random.Generator, Array, Array, float, float], Layer]
-SOFT = np.float32(1.0)  # an edge's width
 
 
 def _across(random: np.random.Generator, x: Array, y: Array, frame: float) -> tuple[Array, Array]:
@@ -23,8 +22,8 @@ def _across(random: np.random.Generator, x: Array, y: Array, frame: float) -> tu
 
 
 def _step(distance: Array, width: float = 1.0) -> Array:
-    """1 where the distance is positive, 0 where it is negative."""
-    return np.asarray(1 / (1 + np.exp(np.clip(-distance / (SOFT * np.float32(width)), -30, 30))), np.float32)
+    """1 where the distance is positive, 0 where it is negative, with an edge of this width."""
+    return np.asarray(1 / (1 + np.exp(np.clip(-distance / np.float32(width), -30, 30))), np.float32)
 
 
 def cloth(random: np.random.Generator, x: Array, y: Array, frame: float, depth: float) -> Layer:

@@ -69,7 +69,7 @@ LAYOUTS: tuple[Layout, ...] = (
 """Of easy drawings."""
 
 TWO, FOUR = (tuple((count, size, way) for size in SIZES[:2] for way in ARRANGEMENTS[1:]) for count in ("two", "four"))
-HARD_LAYOUTS: tuple[Layout, ...] = (*LAYOUTS, *TWO, *FOUR)
+"""Of hard drawings, beside the others."""
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from .conditions import CONDITIONS, Findings
 from .draw import FRAME, draw
+from .evaluate import held_out_seeds
 from .scenes import random_scene
 
 COLUMNS = 5
@@ -17,7 +18,7 @@ CAPTION = 46  # pixels below a picture
 GAP = 8
 
 
-def contact_sheet(first_seed: int = 0) -> Image.Image:
+def contact_sheet() -> Image.Image:
     """For each condition the first held-out drawing that shows it."""
     rows = -(-len(CONDITIONS) // COLUMNS)
     cell = FRAME + GAP, FRAME + CAPTION
@@ -26,7 +27,7 @@ def contact_sheet(first_seed: int = 0) -> Image.Image:
     for number, condition in enumerate(CONDITIONS):
         scene = next(
             scene
-            for seed in range(first_seed, first_seed + 100_000)
+            for seed in held_out_seeds(0)
             if (scene := random_scene(seed, kind="hard")).findings and scene.findings.condition == condition.name
         )
         assert scene.findings

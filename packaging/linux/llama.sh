@@ -3,7 +3,7 @@
 # sources of its wheel. usage: INPUTS=... BUILD=... TOOLS=... JOBS=... [VARIANTS="sse42 haswell"] llama.sh
 . "$(dirname "$0")/toolchain.sh"
 # llama.cpp's, but those with AVX-512, and x64, because everything else here needs SSE4.2. Zig's Clang needs more than 13 GB
-# and ten minutes for repack.cpp with AVX-512; two of these at once ran out of 24 GB. skylakex, cannonlake, cascadelake,
+# and nine minutes for repack.cpp with AVX-512; two of these at once ran out of 24 GB. skylakex, cannonlake, cascadelake,
 # icelake, cooperlake and zen4 can be asked for by name. CONTRIBUTING.md says why AMX (sapphirerapids) is left out.
 all="sse42 sandybridge ivybridge piledriver haswell alderlake"
 variants="${VARIANTS:-$all}"
