@@ -50,8 +50,8 @@ def vision_setup(options: Options, tuned: Tuning | None = None) -> GraphSetup:
 
 def _language_model_setup(bundle: Bundle, options: Options, engine: str, tuned: Tuning | None) -> LanguageModelSetup:
     on_cpu = options.device == "cpu"
-    measured = (tuned.threads, tuned.prefill_threads) if tuned and on_cpu else (None, None)
-    threads = options.threads or measured[0] or physical_cores()
+    tuned = tuned if on_cpu else None
+    threads = options.threads or (tuned and tuned.threads) or physical_cores()
     context = options.context or bundle.manifest.llm.context
     kv_type, flash_attention = _attention(bundle, options)
     return LanguageModelSetup(
@@ -59,16 +59,20 @@ def _language_model_setup(bundle: Bundle, options: Options, engine: str, tuned: 
         device=options.device,
         gpu_layers=0 if on_cpu else _gpu_layers(bundle, options),
         threads=threads,
-        prefill_threads=options.prefill_threads or options.threads or measured[1] or threads,
+        prefill_threads=options.prefill_threads or options.threads or (tuned and tuned.prefill_threads) or threads,
         context=context,
         cells=options.cells or _cells(bundle, options, context),
         sequences=1 + max(options.conversations, min(options.samples, MAX_CONVERSATIONS)),
         batch=options.batch,
         kv_type=kv_type,
         flash_attention=flash_attention,
-        # A GPU that computes all layers leaves no weights that this processor multiplies.
-        layout=options.layout or ("repacked" if on_cpu or options.gpu_layers is not None else "plain"),
+        layout=options.layout or (tuned and tuned.layout) or _usual_layout(options),
     )
+
+
+def _usual_layout(options: Options) -> str:
+    # A GPU that computes all layers leaves no weights that this processor multiplies.
+    return "repacked" if options.device == "cpu" or options.gpu_layers is not None else "plain"
 
 
 def _attention(bundle: Bundle, options: Options) -> tuple[str, bool]:

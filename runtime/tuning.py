@@ -1,20 +1,21 @@
-"""How many threads are fastest on this machine: measured once for a bundle, and remembered.
+"""The fastest numbers of threads and layout of the weights on this machine: measured once for a bundle, and kept.
 
-The number of threads changes only how long a result takes, never the result.
+The number of threads changes only how long a result takes, never the result. The layout changes how sums are rounded,
+as another processor does.
 """
 
 import hashlib
 import json
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
-from ..engines.base import LanguageModel, TokenSegment
+from ..engines.base import LAYOUTS, LanguageModel, TokenSegment
 from ..engines.errors import EngineError, InputError
 from ..engines.registry import GRAPH_ENGINES, LANGUAGE_MODELS
 from .bundle import Bundle
@@ -24,49 +25,72 @@ from .machine import logical_cpus, physical_cores, processor_name
 from .options import RANGES, Setup
 from .requirements import Speed
 
-SCHEMA = "skingpt-tuning/3"
+SCHEMA = "skingpt-tuning/4"
 MAX_BYTES = 100_000
 PROMPT, ANSWER, TRIALS = 32, 8, 3  # tokens of a prompt and of an answer, and how often both are timed
+TOO_LITTLE = 0.97
+"""A layout that takes more of the first one's time than this is not taken: so much may be chance."""
 
 
 @dataclass(frozen=True)
 class Tuning:
-    """The numbers of threads that were fastest, and the seconds that show it."""
+    """What was fastest, and the seconds that show it."""
 
     threads: int
     """For single tokens."""
     vision_threads: int
     prefill_threads: int
+    layout: str
+    """One of LAYOUTS."""
     seconds: dict[str, dict[str, float]]
-    """By stage and number of threads: `vision` (a picture), `prefill` (a prompt's token), `decode` (a token)."""
+    """By stage and number of threads: `vision` (a picture), and for each layout `prefill, LAYOUT` (a prompt's token)
+    and `decode, LAYOUT` (a generated token)."""
 
     @property
     def speed(self) -> Speed | None:
-        """With the fastest threads; None if nothing was measured."""
-        prefill, decode = self.seconds.get("prefill"), self.seconds.get("decode")
-        return Speed(float(min(prefill.values())), float(min(decode.values()))) if prefill and decode else None
+        """With all that was fastest; None if nothing was measured."""
+        return _speed(self.seconds, self.layout)
 
 
-def tune(bundle: Bundle, setup: Setup, say: Callable[[str], None] = lambda _: None) -> Tuning:
-    """Time a bundle's stages with several numbers of threads; everything else is as in `setup`.
+def tune(
+    bundle: Bundle, setup: Setup, layouts: Sequence[str] = LAYOUTS, say: Callable[[str], None] = lambda _: None
+) -> Tuning:
+    """Time a bundle's stages with several numbers of threads and each layout; everything else is as in `setup`.
 
-    `say` is called with each figure. Raises EngineError.
+    The layout that is named first is taken unless an answer takes noticeably less time with another. `say` is called
+    with each figure. Raises EngineError.
     """
     counts = sorted({1, *_halves(physical_cores()), *_halves(logical_cpus())})
-    seconds: dict[str, dict[str, float]] = {"vision": {}, "prefill": {}, "decode": {}}
+    seconds: dict[str, dict[str, float]] = {"vision": {}}
     for count in counts:
         seconds["vision"][str(count)] = found = _vision_seconds(bundle, setup, count)
         say(f"vision with {count} threads: {found:.3f} s a picture")
-    with closing(load_language_model(bundle, setup.language_model)) as model:
-        for count in counts:
-            speed = _language_model_speed(model, count)
-            seconds["prefill"][str(count)], seconds["decode"][str(count)] = speed.prefill, speed.decode
-            say(
-                f"language model with {count} threads: {speed.prefill:.4f} s a token of a prompt, "
-                f"{speed.decode:.4f} s a generated token"
-            )
+    for layout in layouts:
+        prefill: dict[str, float] = {}
+        decode: dict[str, float] = {}
+        seconds |= {f"prefill, {layout}": prefill, f"decode, {layout}": decode}
+        with closing(load_language_model(bundle, replace(setup.language_model, layout=layout))) as model:
+            for count in counts:
+                speed = _language_model_speed(model, count)
+                prefill[str(count)], decode[str(count)] = speed.prefill, speed.decode
+                say(
+                    f"language model, {layout}, with {count} threads: {speed.prefill:.4f} s a token of a prompt, "
+                    f"{speed.decode:.4f} s a generated token"
+                )
+    layout = _fastest_layout(seconds, layouts)
     best = {stage: int(min(times, key=lambda count: times[count])) for stage, times in seconds.items()}
-    return Tuning(best["decode"], best["vision"], best["prefill"], seconds)
+    return Tuning(best[f"decode, {layout}"], best["vision"], best[f"prefill, {layout}"], layout, seconds)
+
+
+def _fastest_layout(seconds: dict[str, dict[str, float]], layouts: Sequence[str]) -> str:
+    times = {layout: speed.answer for layout in layouts if (speed := _speed(seconds, layout))}
+    best = min(times, key=lambda layout: times[layout])
+    return best if times[best] < TOO_LITTLE * times[layouts[0]] else layouts[0]
+
+
+def _speed(seconds: dict[str, dict[str, float]], layout: str) -> Speed | None:
+    prefill, decode = seconds.get(f"prefill, {layout}"), seconds.get(f"decode, {layout}")
+    return Speed(float(min(prefill.values())), float(min(decode.values()))) if prefill and decode else None
 
 
 def _halves(count: int) -> Iterator[int]:
@@ -121,17 +145,20 @@ def recall(bundle: Bundle, vision_engine: str, language_engine: str) -> Tuning |
         low, high = RANGES["threads"]
         counts = (tuning.threads, tuning.vision_threads, tuning.prefill_threads)
         _ = tuning.speed  # raises for seconds that are none
-        return tuning if all(type(count) is int and low <= count <= high for count in counts) else None
+        usable = all(type(count) is int and low <= count <= high for count in counts) and tuning.layout in LAYOUTS
+        return tuning if usable else None
     except (OSError, ValueError, TypeError, KeyError, AttributeError, RuntimeError, EngineError):
         return None
 
 
 def measured_speed(bundle: Bundle, setup: Setup) -> Speed | None:
-    """What was measured for this very setup; None if it runs elsewhere or with other threads than the fastest."""
+    """What was measured for this very setup; None if it runs elsewhere or otherwise than what was fastest."""
     model = setup.language_model
     found = recall(bundle, setup.vision.engine, model.engine)
-    same = found and (found.threads, found.prefill_threads) == (model.threads, model.prefill_threads)
-    return found.speed if found and same and model.device == "cpu" else None
+    if not found or model.device != "cpu":
+        return None
+    measured = (found.threads, found.prefill_threads, found.layout)
+    return found.speed if measured == (model.threads, model.prefill_threads, model.layout) else None
 
 
 def _file(bundle: Bundle, vision_engine: str, language_engine: str) -> Path:

@@ -18,7 +18,7 @@ from skingpt_edge.runtime.verification import open_bundle
 from support import FORMAT_1, ROOT, run
 
 PICTURE = sorted((ROOT / "runtime/demo/pictures").glob("*.jpg"))[0]
-TUNED = tuning.Tuning(threads=3, vision_threads=1, prefill_threads=4, seconds={})
+TUNED = tuning.Tuning(threads=3, vision_threads=1, prefill_threads=4, layout="repacked", seconds={})
 
 
 @pytest.fixture(autouse=True)

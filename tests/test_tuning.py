@@ -1,6 +1,7 @@
 """What `skingpt tune` remembers, and what `skingpt info` says before anything is loaded."""
 
 import json
+from contextlib import nullcontext
 from dataclasses import replace
 
 import pytest
@@ -14,7 +15,7 @@ from skingpt_edge.runtime.resolving import resolve
 from support import ROOT, run
 
 PICTURE = sorted((ROOT / "runtime/demo/pictures").glob("*.jpg"))[0]
-MADE_UP = tuning.Tuning(threads=3, vision_threads=1, prefill_threads=2, seconds={})
+MADE_UP = tuning.Tuning(threads=3, vision_threads=1, prefill_threads=2, layout="plain", seconds={})
 
 
 @pytest.fixture(autouse=True)
@@ -47,7 +48,10 @@ def test_what_tune_finds_is_used_from_then_on_unless_told_otherwise(bundle):
     result = run("skingpt", "tune", "--json")
     assert result.returncode == 0, result.stderr
     document = json.loads(result.stdout)
-    for stage, chosen in (("decode", "threads"), ("vision", "vision_threads"), ("prefill", "prefill_threads")):
+    layout = document["layout"]
+    for stage, chosen in (
+        (f"decode, {layout}", "threads"), ("vision", "vision_threads"), (f"prefill, {layout}", "prefill_threads"),
+    ):  # fmt: skip
         seconds = document["seconds"][stage]
         assert seconds[str(document[chosen])] == min(seconds.values())
     assert recall(bundle).threads == document["threads"]
@@ -58,6 +62,36 @@ def test_what_tune_finds_is_used_from_then_on_unless_told_otherwise(bundle):
     assert engines("--no-tuning")[0] != 3
 
 
+def test_of_two_layouts_the_one_with_the_faster_answer_is_taken(bundle, monkeypatch):
+    monkeypatch.setattr(tuning, "_vision_seconds", lambda bundle, setup, threads: 1.0)
+    opened, speeds = [], {"repacked": tuning.Speed(0.03, 0.10), "plain": tuning.Speed(0.01, 0.10)}
+
+    def load(bundle, setup):
+        opened.append(setup.layout)
+        return nullcontext()
+
+    monkeypatch.setattr(tuning, "load_language_model", load)
+    monkeypatch.setattr(tuning, "closing", lambda model: model)
+    monkeypatch.setattr(tuning, "_language_model_speed", lambda model, threads: speeds[opened[-1]])
+    found = tuning.tune(bundle, setup_of(bundle))
+    assert (opened, found.layout, found.speed) == (["repacked", "plain"], "plain", speeds["plain"])
+    # A difference that may be chance, and an answer that is slower though its prompt is faster.
+    for other in (tuning.Speed(0.03, 0.098), tuning.Speed(0.01, 0.12)):
+        speeds["plain"] = other
+        assert tuning.tune(bundle, setup_of(bundle)).layout == "repacked"
+    assert tuning.tune(bundle, setup_of(bundle), ["plain"]).layout == "plain"
+
+
+def test_the_layout_that_tune_found_is_used_on_the_processor_unless_told_otherwise(bundle):
+    tuning.remember(bundle, setup_of(bundle), MADE_UP)
+
+    def layout(**options):
+        return resolve(bundle, Options(**options)).language_model.layout
+
+    assert layout() == "plain"
+    assert layout(layout="repacked") == layout(tuning=False) == layout(device="cuda", gpu_layers=2) == "repacked"
+
+
 def test_a_note_that_cannot_be_used_is_ignored(bundle):
     target = tuning.remember(bundle, setup_of(bundle), MADE_UP)
     assert recall(bundle) == MADE_UP
@@ -65,13 +99,14 @@ def test_a_note_that_cannot_be_used_is_ignored(bundle):
     for broken in (
         "",
         "[]",
-        whole.replace("tuning/3", "tuning/9"),
+        whole.replace("tuning/4", "tuning/9"),
+        whole.replace('"layout": "plain"', '"layout": "odd"'),
         whole.replace('"threads": 3', '"threads": -3'),
         whole.replace('"threads": 3', '"threads": true'),
         whole.replace('"threads": 3', '"threads": "3"'),
         whole.replace('"threads": 3,', ""),
         whole.replace('"seconds": {}', '"seconds": []'),
-        whole.replace('"seconds": {}', '"seconds": {"prefill": {"1": "x"}, "decode": {"1": 1}}'),
+        whole.replace('"seconds": {}', '"seconds": {"prefill, plain": {"1": "x"}, "decode, plain": {"1": 1}}'),
     ):
         target.write_text(broken)
         assert recall(bundle) is None, broken
@@ -121,13 +156,14 @@ def test_a_sentence_says_whether_it_fits(found, sentence):
 
 def test_info_says_whether_its_time_was_measured(bundle):
     assert "estimated from the memory's speed" in run("skingpt", "info").stdout
-    measured = replace(MADE_UP, seconds={"prefill": {"1": 3.0, "2": 2.0}, "decode": {"1": 1.0, "2": 1.5}})
+    seconds = {"prefill, plain": {"1": 3.0, "2": 2.0}, "decode, plain": {"1": 1.0, "2": 1.5}}
+    measured = replace(MADE_UP, seconds=seconds)
     tuning.remember(bundle, setup_of(bundle), measured)
     facts = json.loads(run("skingpt", "info", "--json").stdout)
     assert facts["answer_seconds"] == 120 * 1.0 + 60 * 2.0
     assert "as `skingpt tune` measured" in facts["here"]
     # Measured with other threads or on another device, they would be somebody else's seconds.
-    for other in (("--threads", "1"), ("--device", "cuda")):
+    for other in (("--threads", "1"), ("--layout", "repacked"), ("--device", "cuda")):
         assert "estimated" in run("skingpt", "info", *other).stdout, other
 
 

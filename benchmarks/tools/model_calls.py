@@ -1,10 +1,10 @@
 """How long single calls of the language model take, by what they evaluate and how many items.
 
-`python -m skingpt_edge.benchmarks.tools.model_calls BUNDLE [--device cuda] [--repeat 10] [-o FILE]`
+`python -m skingpt_edge.benchmarks.tools.model_calls BUNDLE [--device cuda] [--layout plain] [--repeat 10] [-o FILE]`
 
 A prompt is evaluated in calls of one kind each: tokens, or embeddings of the picture. On a GPU a call's time depends on
-more than its length: on what the call before was, on whether the graph can be used again, on CUDA's own graphs. This
-tool tells these apart; the benchmark shows only their sum.
+more than its length: on what the call before was, on whether the graph can be used again, on CUDA's own graphs. On a
+CPU it depends on how the weights lie in memory. This tool tells these apart; the benchmark shows only their sum.
 """
 
 import argparse
@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from ...engines.base import EmbeddingSegment, LanguageModel, TokenSegment
+from ...engines.base import LAYOUTS, EmbeddingSegment, LanguageModel, TokenSegment
 from ...engines.errors import SkinGPTError
 from ...runtime.loading import load_language_model
 from ...runtime.options import Options
@@ -109,12 +109,13 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog=f"python -m {__spec__.name}", description=(__doc__ or "").split("\n\n")[0])
     parser.add_argument("bundle", type=Path, metavar="BUNDLE")
     parser.add_argument("--device", default="cpu")
+    parser.add_argument("--layout", choices=LAYOUTS)
     parser.add_argument("--repeat", type=int, default=10)
     parser.add_argument("-o", "--output", type=Path)
     args = parser.parse_args()
     try:
         bundle = open_bundle(args.bundle)
-        model = load_language_model(bundle, resolve(bundle, Options(args.device)).language_model)
+        model = load_language_model(bundle, resolve(bundle, Options(args.device, layout=args.layout)).language_model)
     except SkinGPTError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

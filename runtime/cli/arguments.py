@@ -104,7 +104,9 @@ def add_setup(parser: ArgumentParser) -> None:
         "--kv-type", choices=KV_TYPES, help="number format of the KV cache, keys/values (default: the bundle's)"
     )
     parser.add_argument(
-        "--layout", choices=LAYOUTS, help="how the language model's weights lie in memory (default: repacked)"
+        "--layout",
+        choices=LAYOUTS,
+        help="how the language model's weights lie in memory (default: what `skingpt tune` found fastest, or repacked)",
     )
 
 

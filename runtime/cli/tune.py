@@ -1,9 +1,10 @@
-"""`skingpt tune`: measure how many threads are fastest on this machine, and remember it."""
+"""`skingpt tune`: measure which threads and which layout are fastest on this machine, and remember it."""
 
 import json
 from argparse import ArgumentParser, Namespace
 from dataclasses import asdict
 
+from ...engines.base import LAYOUTS
 from ...engines.errors import InputError
 from ..bundle import default_bundle
 from ..machine import available_memory
@@ -14,7 +15,7 @@ from ..verification import open_bundle
 from .arguments import BundleAndOptions, add_bundle, add_setup, parse_setup
 from .terminal import show_hashing, show_progress
 
-HELP = "measure how many threads are fastest on this machine, and remember it"
+HELP = "measure how many threads, and which layout of the weights, are fastest on this machine, and remember it"
 
 
 def configure(parser: ArgumentParser) -> None:
@@ -35,13 +36,15 @@ def run(arguments: BundleAndOptions) -> int:
             f"the bundle needs {gigabytes(needed)} of memory and {gigabytes(free)} are free: close other programs, "
             "or export a smaller language model"
         )
-    found = tune(bundle, setup, say=show_progress)
+    model, asked = setup.language_model, arguments.options.layout
+    layouts = LAYOUTS if model.device == "cpu" and not asked else (model.layout,)
+    found = tune(bundle, setup, layouts, say=show_progress)
     target = remember(bundle, setup, found)
     if arguments.json:
         print(json.dumps({"bundle": bundle.id, **asdict(found), "file": str(target)}))
     else:
         print(
             f"fastest here: {found.vision_threads} threads for vision, {found.prefill_threads} for prompts, "
-            f"{found.threads} for answers\nremembered in {target}; --no-tuning ignores it"
+            f"{found.threads} for answers; weights {found.layout}\nremembered in {target}; --no-tuning ignores it"
         )
     return 0
