@@ -2,7 +2,7 @@
 
 import os
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -53,6 +53,9 @@ class Candidate:
         return f"{self.kind}, calibrated" if self.calibrated else self.kind
 
 
+ORIGINAL = Candidate(WHOLE, calibrated=False)
+
+
 @dataclass(frozen=True)
 class Compared:
     candidate: Candidate
@@ -74,17 +77,46 @@ def compare_types(
     `embeds`: pictures' embeddings (queries, n_embd), as the original's vision gives them. `work` is left with a bundle
     for each candidate. Raises ExportError and what the stages raise.
     """
+    bundles = _make_variants(whole, llama, chosen, importance, work)
+    courses = own_courses(bundles[ORIGINAL], embeds)
+    step("the same answers in torch float32")
+    expected = original_logits(llama, courses)
+    found = []
+    for candidate, led in _lead_all(bundles, courses).items():
+        bundle = bundles[candidate]
+        right, of = count(bundle) if count else (0, 0)
+        row = _with_fidelity(_speed(candidate, bundle, courses, led), expected, led)
+        found.append(Compared(candidate, bundle, replace(row, right=right, of=of)))
+    return found
+
+
+def compare_speed(
+    whole: Path, llama: LlamaSource, embeds: Sequence[Floats], chosen: Sequence[Candidate], work: Path
+) -> list[Compared]:
+    """As `compare_types`, of a model whose answers mean nothing: size and times alone."""
+    bundles = _make_variants(whole, llama, chosen, None, work)
+    courses = own_courses(bundles[ORIGINAL], embeds)
+    led = _lead_all(bundles, courses)
+    return [Compared(one, bundle, _speed(one, bundle, courses, led[one])) for one, bundle in bundles.items()]
+
+
+def _make_variants(
+    whole: Path, llama: LlamaSource, chosen: Sequence[Candidate], importance: Importance | None, work: Path
+) -> dict[Candidate, Bundle]:
+    """The bundle in `whole` and those made from it. A type that needs an importance matrix is left out without one."""
     base = read_bundle(whole)
-    bundles = {Candidate(WHOLE, calibrated=False): base}
+    bundles = {ORIGINAL: base}
     for candidate in chosen:
         given = importance if candidate.calibrated else None
         if candidate.kind.startswith(NEED_IMPORTANCE) and not given:
             step(f"{candidate}: left out, because llm type {candidate.kind!r} needs --calibrate")
             continue
         bundles[candidate] = make_variant(base, llama, work / str(candidate).replace(", ", "-"), candidate.kind, given)
-    courses = own_courses(base, embeds)
-    step("the same answers in torch float32")
-    expected = original_logits(llama, courses)
+    return bundles
+
+
+def _lead_all(bundles: Mapping[Candidate, Bundle], courses: Sequence[Course]) -> dict[Candidate, list[Led]]:
+    """Each type along all courses, in ROUNDS; the first round's logits are kept."""
     led: dict[Candidate, list[Led]] = {candidate: [] for candidate in bundles}
     with bar("answering with each type", unit=" types") as move:
         for done in range(ROUNDS * len(bundles)):
@@ -96,12 +128,7 @@ def compare_types(
                     # Logits are the same in each round, and take megabytes.
                     led[candidate].append(one if done < len(bundles) else replace(one, logits=one.logits[:0]))
             move(done + 1, ROUNDS * len(bundles))
-    found = []
-    for candidate, bundle in bundles.items():
-        right, of = count(bundle) if count else (0, 0)
-        row = _figures(candidate, bundle, courses, led[candidate], expected)
-        found.append(Compared(candidate, bundle, replace(row, right=right, of=of)))
-    return found
+    return led
 
 
 def make_variant(base: Bundle, llama: LlamaSource, target: Path, kind: str, importance: Importance | None) -> Bundle:
@@ -147,13 +174,8 @@ def own_courses(bundle: Bundle, embeds: Sequence[Floats]) -> list[Course]:
     return courses
 
 
-def _figures(
-    candidate: Candidate, bundle: Bundle, courses: Sequence[Course], led: Sequence[Led], expected: Sequence[Floats]
-) -> TypeFigures:
+def _speed(candidate: Candidate, bundle: Bundle, courses: Sequence[Course], led: Sequence[Led]) -> TypeFigures:
     """Of all rounds the fastest, because whatever else a machine does only ever slows it down."""
-    pairs = list(zip(expected, led, strict=False))  # the first round: logits are the same in each
-    tokens = sum(len(rows) for rows in expected)
-    agree = sum(agreeing(rows, one.logits) for rows, one in pairs)
     items = sum(course.prompt_items for course in courses)
     rounds = [led[start : start + len(courses)] for start in range(0, len(led), len(courses))]
     return TypeFigures(
@@ -162,11 +184,23 @@ def _figures(
         size=bundle.manifest.files[bundle.manifest.llm.file].size,
         token_ms=1e3 * min(float(np.median([t for one in part for t in one.token_seconds])) for part in rounds),
         prompt_ms=1e3 * min(sum(one.prompt_seconds for one in part) for part in rounds) / items,
+        tokens=0,
+        agreeing=0,
+        divergence=0.0,
+        right=0,
+        of=0,
+    )
+
+
+def _with_fidelity(row: TypeFigures, expected: Sequence[Floats], led: Sequence[Led]) -> TypeFigures:
+    pairs = list(zip(expected, led, strict=False))  # the first round: logits are the same in each
+    tokens = sum(len(rows) for rows in expected)
+    agree = sum(agreeing(rows, one.logits) for rows, one in pairs)
+    return replace(
+        row,
         tokens=tokens,
         agreeing=agree,
         divergence=sum(divergence(rows, one.logits) for rows, one in pairs) / tokens,
-        right=0,
-        of=0,
     )
 
 
@@ -188,15 +222,16 @@ def choose(rows: Sequence[TypeFigures]) -> TypeFigures:
 
 
 def table(rows: Sequence[TypeFigures]) -> str:
-    """The figures in Markdown. Attributes are in it only if they were counted."""
-    counted = any(row.of for row in rows)
-    heads = ["type", "MB", "ms a token", "ms an item of a prompt", "tokens as the original's", "divergence, nats"]
+    """The figures in Markdown. Of fidelity and attributes it has what was counted."""
+    compared, counted = any(row.tokens for row in rows), any(row.of for row in rows)
+    heads = ["type", "MB", "ms a token", "ms an item of a prompt"]
+    heads += ["tokens as the original's", "divergence, nats"] if compared else []
     heads += ["attributes right"] if counted else []
     lines = ["| " + " | ".join(heads) + " |", "|---" + "|---:" * (len(heads) - 1) + "|"]
     for row in rows:
-        agree = Share(row.agreeing, row.tokens)
         cells = [str(Candidate(row.type, row.calibrated)), f"{row.size / 1e6:,.1f}", f"{row.token_ms:.3g}"]
-        cells += [f"{row.prompt_ms:.3g}", agree.cell, f"{row.divergence:.2g}"]
+        cells += [f"{row.prompt_ms:.3g}"]
+        cells += [Share(row.agreeing, row.tokens).cell, f"{row.divergence:.2g}"] if compared else []
         cells += [Share(row.right, row.of).cell] if counted else []
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from importlib.resources import files
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from ..engines.errors import ExportError, ParityError
@@ -20,14 +21,14 @@ from . import parity
 from .bundle_writer import NOTICE, QUESTIONS, check_target, describe_source, make_manifest, new_bundle
 from .calibration import Example, read_examples, sequence
 from .checkpoints import LlamaFolder
-from .compare import WHOLE, Count, candidates, choose, compare_types, table
+from .compare import WHOLE, Count, candidates, choose, compare_speed, compare_types, table
 from .gguf_file import F16, F32, plain_types, quantise, write_gguf
 from .graphs import export_graphs
 from .importance import Importance, measure_importance, read_importance, write_importance
 from .llama_weights import LlamaCheckpoint, LlamaSource
 from .progress import bar, step
 from .quantise import PRECISIONS
-from .synth import SHAPES, RandomTensors, random_llm
+from .synth import SHAPES, RandomLlama, RandomTensors, random_llm
 from .templates import SKINGPT4
 from .tokenizer import special_tokens
 from .vision_model import VisionConfig, VisionModel
@@ -302,6 +303,19 @@ def compare_checkpoints(
         compared = compare_types(whole, original.llama, embeds, chosen, importance, target, count)
     (target / VISION).unlink()
     return [one.figures for one in compared]
+
+
+def compare_shape(shape: str, target: Path, choices: Choices) -> list[TypeFigures]:
+    """Compare size and speed of all of `choices.types` for random weights of a full shape.
+
+    Bundles of them are left in `target`. Raises ExportError and what the stages raise.
+    """
+    choices.check()
+    whole, config = target / WHOLE, SHAPES[shape].llama
+    synthesise_bundle(shape, whole, replace(choices, llm_type=WHOLE))
+    rows = np.random.default_rng(0).standard_normal((SHAPES[shape].vision.queries, config.width)).astype(np.float32)
+    chosen = candidates(choices.types, calibrated=False)
+    return [one.figures for one in compare_speed(whole, RandomLlama(config, whole), [0.02 * rows], chosen, target)]
 
 
 def _sources(checkpoints: Checkpoints, llm: LlamaFolder) -> tuple[Source, ...]:

@@ -98,6 +98,29 @@ def test_unknown_types_and_a_folder_with_content_are_refused_first(tmp_path):
     assert (refused.returncode, "name a type" in refused.stderr) == (4, True), refused.stderr
 
 
+def test_of_random_weights_size_and_speed_are_compared(tmp_path):
+    result = run("skingpt-export", "compare", "--shape", "tiny", "-o", tmp_path / "out", "--types", "q8_0,q4_0")
+    assert result.returncode == 0, result.stderr
+    rows = json.loads((tmp_path / "out/types.json").read_text())
+    assert [row["type"] for row in rows] == [WHOLE, "q8_0", "q4_0"]
+    assert [row["size"] for row in rows] == sorted((row["size"] for row in rows), reverse=True)
+    assert all(row["token_ms"] > 0 and row["prompt_ms"] > 0 and row["tokens"] == 0 for row in rows)
+    assert (tmp_path / "out/types.md").read_text().splitlines()[
+        0
+    ] == "| type | MB | ms a token | ms an item of a prompt |"
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["types.json", "types.md", "types.png"]
+
+
+def test_either_a_shape_or_all_checkpoints_are_compared(tmp_path):
+    for given, said in (
+        (["--shape", "tiny", "--llm", "l", "--count", "5"], "random weights, which have no use for --llm, --count"),
+        (["--llm", "l", "--vit", "v"], "--qformer, --adapter missing"),
+    ):
+        refused = run("skingpt-export", "compare", *given, "-o", tmp_path / "new")
+        assert (refused.returncode, said in refused.stderr) == (4, True), refused.stderr
+        assert not (tmp_path / "new").exists()
+
+
 def test_compare_measures_types_with_and_without_calibration(tmp_path):
     reports = tmp_path / "reports"
     reports.mkdir()

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from skingpt_edge.export.demo.accuracy_tables import by_condition, by_precision, difference, smallest_difference
 from skingpt_edge.export.demo.answers import PROTOCOL, TOPICS, absent, answer, conversation
-from skingpt_edge.export.demo.calibration_set import write_calibration_set
+from skingpt_edge.export.demo.comparison_set import write_calibration_set
 from skingpt_edge.export.demo.conditions import (
     CONDITIONS,
     EASY_CONDITIONS,

@@ -17,14 +17,19 @@ from .command import Commands, add, tell
 DEFAULT_VISION, DEFAULT_LLM = "auto", "q4_k_m"
 TYPES = ("q8_0", "q6_k", "q5_k_m", "q4_k_m", "q4_0", "iq4_nl", "iq4_xs")
 """What `compare` and `--llm-type auto` choose from."""
+SHAPES = ("tiny", "7b", "13b")
+SOURCES = ("vit", "qformer", "adapter", "llm")
+OF_CHECKPOINTS = ("pictures", "calibrate", "count")
+"""Options of `compare` that random weights have no use for."""
 
 if TYPE_CHECKING:
     from ...runtime.bundle import Bundle
+    from ...runtime.manifest import TypeFigures
     from ..make import Checkpoints
 
 
 def add_bundle_commands(commands: Commands) -> None:
-    vision, originals, made = _vision_option(), _original_options(), _output_options()
+    vision, originals, made = _vision_option(), _original_options(required=True), _output_options()
     bundle = add(
         commands,
         "bundle",
@@ -46,10 +51,16 @@ def add_bundle_commands(commands: Commands) -> None:
     compare = add(
         commands,
         "compare",
-        parents=[vision, originals],
+        parents=[vision, _original_options(required=False)],
         help="measure the types that a language model can have: size, time, and what they lose",
     )
     compare.add_argument("-o", "--output", type=Path, required=True, metavar="DIR", help="empty folder for the results")
+    compare.add_argument(
+        "--shape",
+        choices=SHAPES,
+        help="compare size and speed alone, of random weights of this size, instead of a model's checkpoints",
+    )
+    compare.add_argument("--name", metavar="NAME", help="title of the plot (default: the language model's folder)")
     compare.add_argument(
         "--types",
         default=",".join(TYPES),
@@ -67,7 +78,7 @@ def add_bundle_commands(commands: Commands) -> None:
     synth = add(
         commands, "synth", parents=[made, vision], help="make a bundle of full size with random weights, for measuring"
     )
-    synth.add_argument("--shape", required=True, choices=("tiny", "7b", "13b"), help="size of the model")
+    synth.add_argument("--shape", required=True, choices=SHAPES, help="size of the model")
     synth.set_defaults(run=_synth)
     _add_commands_on_bundles(commands)
 
@@ -116,7 +127,7 @@ def _vision_option() -> argparse.ArgumentParser:
     return vision
 
 
-def _original_options() -> argparse.ArgumentParser:
+def _original_options(*, required: bool) -> argparse.ArgumentParser:
     """Of commands that read the original's checkpoints."""
     originals = argparse.ArgumentParser(add_help=False)
     for name, kind, help in (
@@ -129,7 +140,7 @@ def _original_options() -> argparse.ArgumentParser:
         ),
         ("--llm", "DIR", "folder of the Llama model, as from Hugging Face"),
     ):
-        originals.add_argument(name, type=Path, required=True, metavar=kind, help=help)
+        originals.add_argument(name, type=Path, required=required, metavar=kind, help=help)
     originals.add_argument(
         "--template",
         default="skingpt4",
@@ -192,31 +203,50 @@ def _pictures(options: argparse.Namespace) -> list[Path]:
 def _compare(options: argparse.Namespace) -> None:
     from ..compare import table
     from ..compare_plot import check_plotter, plot_types
-    from ..demo.evaluate import held_out_seeds
-    from ..make import Choices, compare_checkpoints
-    from ..templates import read_template
 
+    _check_compared(options)
     check_plotter()
     if options.output.exists() and any(options.output.iterdir()):
         raise ExportError(f"{options.output}: not empty; name a new folder")
     options.output.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(dir=options.output) as work:
+        name, rows = _compared_rows(options, Path(work))
+    (options.output / "types.json").write_text(json.dumps([asdict(row) for row in rows], indent=1) + "\n")
+    (options.output / "types.md").write_text(table(rows) + "\n")
+    print(table(rows))
+    plot_types(rows, name, options.output / "types.png")
+
+
+def _check_compared(options: argparse.Namespace) -> None:
+    """Raises ExportError unless either a shape or all checkpoints are named."""
+    given = [f"--{name}" for name in (*SOURCES, *OF_CHECKPOINTS) if getattr(options, name) is not None]
+    if options.shape and given:
+        raise ExportError(f"--shape compares random weights, which have no use for {', '.join(given)}")
+    missing = [f"--{name}" for name in SOURCES if getattr(options, name) is None]
+    if missing and not options.shape:
+        raise ExportError(f"{', '.join(missing)} missing: name all of the model's checkpoints, or --shape")
+
+
+def _compared_rows(options: argparse.Namespace, work: Path) -> tuple[str, list["TypeFigures"]]:
+    """The name of what was compared, and its figures; bundles are left in `work`."""
+    from ..demo.evaluate import held_out_seeds
+    from ..make import Choices, compare_checkpoints, compare_shape
+    from ..templates import read_template
+
     choices = Choices(
         vision=options.vision,
         llm_type="auto",
-        name=options.llm.resolve().name,
+        name=options.name or (f"synthetic-{options.shape}" if options.shape else options.llm.resolve().name),
         template=read_template(options.template),
         calibrate=options.calibrate,
         types=tuple(kind.strip().lower() for kind in options.types.split(",")),
     )
+    if options.shape:
+        return choices.name, compare_shape(options.shape, work, choices)
     count = None if options.count is None else partial(_count_attributes, options.count)
     if count:
         held_out_seeds(0, options.count)  # refused before anything is measured
-    with TemporaryDirectory(dir=options.output) as work:
-        rows = compare_checkpoints(_sources(options), Path(work), choices, _pictures(options), count)
-    (options.output / "types.json").write_text(json.dumps([asdict(row) for row in rows], indent=1) + "\n")
-    (options.output / "types.md").write_text(table(rows) + "\n")
-    print(table(rows))
-    plot_types(rows, choices.name, options.output / "types.png")
+    return choices.name, compare_checkpoints(_sources(options), work, choices, _pictures(options), count)
 
 
 def _count_attributes(count: int, bundle: "Bundle") -> tuple[int, int]:
