@@ -2,14 +2,15 @@
 # Builds llama.cpp with a backend for each kind of x86 processor, and puts its libraries into $BUILD/llama-cpp-python, the
 # sources of its wheel. usage: INPUTS=... BUILD=... TOOLS=... JOBS=... [VARIANTS="sse42 haswell"] llama.sh
 . "$(dirname "$0")/toolchain.sh"
-# llama.cpp's, but those with AVX-512, and x64, because everything else here needs SSE4.2. Zig's Clang needs more than 13 GB
-# and nine minutes for repack.cpp with AVX-512; two of these at once ran out of 24 GB. skylakex, cannonlake, cascadelake,
-# icelake, cooperlake and zen4 can be asked for by name. CONTRIBUTING.md says why AMX (sapphirerapids) is left out.
-all="sse42 sandybridge ivybridge piledriver haswell alderlake"
+# llama.cpp's, but x64, because everything else here needs SSE4.2; cannonlake and cooperlake, which can be asked for by name:
+# few were sold, and they run skylakex and cascadelake; and sapphirerapids, which has AMX: CONTRIBUTING.md says why.
+all="sse42 sandybridge ivybridge piledriver haswell alderlake skylakex cascadelake icelake zen4"
 variants="${VARIANTS:-$all}"
 source="$BUILD/llama-cpp-python"
 unpack llama-cpp-python 'sdists/llama_cpp_python-*.tar.gz'
-patch --silent -d "$source/vendor/llama.cpp" -p1 < "$(dirname "$0")/llama/waiting-threads-sleep.patch"
+for change in "$(dirname "$0")"/llama/*.patch; do
+    patch --silent -d "$source/vendor/llama.cpp" -p1 < "$change"
+done
 
 list="$source/vendor/llama.cpp/ggml/src/CMakeLists.txt"
 for name in $variants; do
