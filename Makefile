@@ -4,9 +4,11 @@ TORCH_OPTIONS ?=
 # On Xeons with AMX, llama.cpp is built as for any other processor: see CONTRIBUTING.md.
 NO_AMX = -march=native -mno-amx-tile -mno-amx-int8 -mno-amx-bf16
 LLAMA_FLAGS := $(if $(shell grep -m1 -o amx_int8 /proc/cpuinfo 2>/dev/null),CMAKE_ARGS=-DGGML_NATIVE=OFF CFLAGS="$(NO_AMX)" CXXFLAGS="$(NO_AMX)")
+DEMO = out/demo-model/checkpoint
+TYPES = q8_0,q6_k,q5_k_m,q4_k_m,q4_0,iq4_nl,iq4_xs,q3_k_m,q2_k
 PIP = bin/pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo demo-model demo-accuracy test check package clean
+.PHONY: demo demo-model demo-accuracy demo-types test check package clean
 
 demo: .venv/.installed
 	@.venv/$(PIP) --no-deps .
@@ -20,6 +22,16 @@ demo-model: .venv-test/.installed
 # The table and plot of docs/demonstration-model.md, from the checkpoints of demo-model.
 demo-accuracy: .venv-test/.installed
 	.venv-test/bin/python -m skingpt_edge.export.demo.report out/demo-model benchmarks/results/demo
+
+# The table and plot of the language model's types, from the same checkpoints.
+demo-types: .venv-test/.installed
+	.venv-test/bin/python -m skingpt_edge.export.demo.comparison_set out/comparison
+	@rm -rf out/types
+	.venv-test/bin/skingpt-export compare --vit $(DEMO)/eva_vit_g.pth --qformer $(DEMO)/blip2_pretrained.pth \
+	  --adapter $(DEMO)/skingpt4.pth --llm $(DEMO)/llm --vision int8 --calibrate out/comparison/calibrate \
+	  --pictures out/comparison/pictures --count 500 --types $(TYPES) -o out/types \
+	  --name "The demonstration model's language model by type"
+	cp out/types/* benchmarks/results/demo/
 
 test: .venv-test/.installed
 	.venv-test/bin/pytest
