@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from hashlib import sha256
 from os import PathLike
 from pathlib import Path
@@ -16,7 +17,7 @@ from .checked_values import instance, whole_number
 from .conversation import Answer, Conversation, Turn
 from .embedding_check import checked_embedding
 from .gpu_requirements import check_gpu_memory
-from .huge_pages import Collapsing
+from .huge_pages import Collapsing, for_new_mappings
 from .image_cache import ImageCache
 from .kv_cache import KvCache
 from .loading import Engines, load
@@ -97,7 +98,8 @@ class SkinGPT:
         instance("options", options, Options)
         setup = resolve(bundle, options)
         check_gpu_memory(bundle, setup)
-        engines = load(bundle, setup)
+        with for_new_mappings() if setup.huge_pages else nullcontext():
+            engines = load(bundle, setup)
         return cls(bundle, engines, setup, options, load_seconds=time.perf_counter() - begun)
 
     @property
