@@ -10,15 +10,13 @@ import re
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 
-MADV_HUGEPAGE = 14
 MADV_COLLAPSE = 25  # Linux 6.1; it works with transparent huge pages set to `madvise`, too
 LEAST = 64 << 20  # bytes of a mapping that is worth it; a small model's are not
 BLOCK = 16 << 20
 REST = 4  # times as long as a block took, for the engines, which compute beside it
-LOOK = 0.02  # seconds between two looks for new mappings, in which some tens of megabytes may be filled
 ANONYMOUS = re.compile(r"([0-9a-f]+)-([0-9a-f]+) rw-p \S+ 00:00 0\s*$")
 MAPS = Path("/proc/self/maps")
 
@@ -32,39 +30,13 @@ def collapse(rest: Callable[[float], bool] = lambda _: True) -> int:
     moved = 0
     for start, size in _blocks():
         begun = time.monotonic()
-        if _madvise(start, size, MADV_COLLAPSE):
+        if _madvise(start, size):
             moved += size
         elif not moved:  # not known to this system: the rest would fail, too
             break
         if not rest(time.monotonic() - begun):
             break
     return moved
-
-
-@contextmanager
-def for_new_mappings() -> Iterator[None]:
-    """Large mappings that are made meanwhile get huge pages when they are first written to.
-
-    That spares loading most of its page faults, of which a gigabyte of small pages has 262,144. In a virtual machine
-    each can be dear.
-    """
-    done = threading.Event()
-    thread = threading.Thread(target=_ask_for_new, args=(done,), daemon=True, name="huge pages for new mappings")
-    thread.start()
-    try:
-        yield
-    finally:
-        done.set()
-        thread.join()
-
-
-def _ask_for_new(done: threading.Event) -> None:
-    asked: set[tuple[int, int]] = set()
-    with suppress(MemoryError):  # slower then, not wrong
-        while not done.wait(LOOK):
-            for start, end in set(_mappings()) - asked:
-                asked.add((start, end))
-                _madvise(start, end - start, MADV_HUGEPAGE)
 
 
 class Collapsing:
@@ -89,13 +61,7 @@ class Collapsing:
 
 
 def _blocks() -> Iterator[tuple[int, int]]:
-    """Address and size of each block of the large mappings."""
-    for start, end in _mappings():
-        yield from ((at, min(BLOCK, end - at)) for at in range(start, end, BLOCK))
-
-
-def _mappings() -> Iterator[tuple[int, int]]:
-    """Start and end of each large private mapping."""
+    """Address and size of each block of the mappings."""
     try:
         lines = MAPS.read_text().splitlines()
     except OSError:
@@ -104,13 +70,13 @@ def _mappings() -> Iterator[tuple[int, int]]:
         if match := ANONYMOUS.match(line):
             start, end = int(match[1], 16), int(match[2], 16)
             if end - start >= LEAST:
-                yield start, end
+                yield from ((at, min(BLOCK, end - at)) for at in range(start, end, BLOCK))
 
 
-def _madvise(start: int, size: int, advice: int) -> bool:
+def _madvise(start: int, size: int) -> bool:
     try:
         advise = ctypes.CDLL(None).madvise
     except (OSError, AttributeError):
         return False
     advise.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
-    return bool(advise(start, size, advice) == 0)
+    return bool(advise(start, size, MADV_COLLAPSE) == 0)

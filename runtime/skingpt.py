@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import nullcontext
 from hashlib import sha256
 from os import PathLike
 from pathlib import Path
@@ -17,7 +16,7 @@ from .checked_values import instance, whole_number
 from .conversation import Answer, Conversation, Turn
 from .embedding_check import checked_embedding
 from .gpu_requirements import check_gpu_memory
-from .huge_pages import Collapsing, for_new_mappings
+from .huge_pages import Collapsing
 from .image_cache import ImageCache
 from .kv_cache import KvCache
 from .loading import Engines, load
@@ -98,8 +97,7 @@ class SkinGPT:
         instance("options", options, Options)
         setup = resolve(bundle, options)
         check_gpu_memory(bundle, setup)
-        with for_new_mappings() if setup.huge_pages else nullcontext():
-            engines = load(bundle, setup)
+        engines = load(bundle, setup)
         return cls(bundle, engines, setup, options, load_seconds=time.perf_counter() - begun)
 
     @property

@@ -1,9 +1,9 @@
-"""How long a process takes until a bundle is open, with huge pages from the first touch and without.
+"""How long a process takes until a bundle is open, for each layout of the weights.
 
-`python -m skingpt_edge.benchmarks.tools.start_times BUNDLE [--repeat 6] [--layout plain] [-o FILE]`
+`python -m skingpt_edge.benchmarks.tools.start_times BUNDLE [--repeat 6] [-o FILE]`
 
-Each start is a process of its own; the two kinds take turns. The files should be in the page cache: the first start of
-each kind is not counted. In a virtual machine the kernel's share differs much from one start to the next, because
+Each start is a process of its own; the layouts take turns. The files should be in the page cache: the first start of
+each layout is not counted. In a virtual machine the kernel's share differs much from one start to the next, because
 memory that was not used for a while is the host's again. So user and kernel time and the page faults are told apart.
 """
 
@@ -22,8 +22,6 @@ from ...engines.errors import SkinGPTError
 from ...runtime.options import Options
 from ...runtime.skingpt import SkinGPT
 
-KINDS = {"huge pages": True, "pages of 4 KiB": False}
-
 
 def start(bundle: Path, options: Options) -> dict[str, float]:
     """What opening takes in this process, which has opened nothing before. Raises what `SkinGPT.open` raises."""
@@ -40,20 +38,21 @@ def start(bundle: Path, options: Options) -> dict[str, float]:
     }
 
 
-def measure(bundle: Path, repeat: int, layout: str | None) -> dict[str, Any]:
-    """Each kind's median and all its starts. Raises SkinGPTError if one fails."""
-    starts: dict[str, list[dict[str, float]]] = {kind: [] for kind in KINDS}
+def measure(bundle: Path, repeat: int) -> dict[str, Any]:
+    """Each layout's medians and all its starts. Raises SkinGPTError if one fails."""
+    starts: dict[str, list[dict[str, float]]] = {layout: [] for layout in LAYOUTS}
     for _ in range(repeat + 1):
-        for kind in KINDS:
-            command = [sys.executable, "-m", __spec__.name, str(bundle), "--one", kind]
-            command += ["--layout", layout] if layout else []
+        for layout in LAYOUTS:
+            command = [sys.executable, "-m", __spec__.name, str(bundle), "--one", layout]
             found = subprocess.run(command, capture_output=True, text=True, check=False)
             if found.returncode:
                 raise SkinGPTError(found.stderr.strip())
-            starts[kind].append(json.loads(found.stdout))
-            print(f"{kind}: {starts[kind][-1]['ready_s']:.2f} s", file=sys.stderr)
-    counted = {kind: found[1:] for kind, found in starts.items()}
-    medians = {kind: {name: median(one[name] for one in found) for name in found[0]} for kind, found in counted.items()}
+            starts[layout].append(json.loads(found.stdout))
+            print(f"{layout}: {starts[layout][-1]['ready_s']:.2f} s", file=sys.stderr)
+    counted = {layout: found[1:] for layout, found in starts.items()}
+    medians = {
+        layout: {name: median(one[name] for one in found) for name in found[0]} for layout, found in counted.items()
+    }
     return {"median": medians, "starts": counted}
 
 
@@ -61,16 +60,14 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog=f"python -m {__spec__.name}", description=(__doc__ or "").split("\n\n")[0])
     parser.add_argument("bundle", type=Path, metavar="BUNDLE")
     parser.add_argument("--repeat", type=int, default=6)
-    parser.add_argument("--layout", choices=LAYOUTS)
-    parser.add_argument("--one", choices=KINDS, help=argparse.SUPPRESS)
+    parser.add_argument("--one", choices=LAYOUTS, help=argparse.SUPPRESS)
     parser.add_argument("-o", "--output", type=Path)
     args = parser.parse_args()
     try:
         if args.one:
-            options = Options(huge_pages=KINDS[args.one], layout=args.layout, tuning=False)
-            print(json.dumps(start(args.bundle, options)))
+            print(json.dumps(start(args.bundle, Options(layout=args.one, tuning=False))))
             return 0
-        text = json.dumps(measure(args.bundle, args.repeat, args.layout), indent=1)
+        text = json.dumps(measure(args.bundle, args.repeat), indent=1)
     except SkinGPTError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
