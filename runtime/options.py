@@ -51,8 +51,8 @@ class Options:
     kv_type: str | None = None
     """Type of the KV cache, one of KV_TYPES; the bundle's own unless given."""
     layout: str | None = None
-    """How the language model's weights lie in memory, one of LAYOUTS; what `skingpt tune` found best unless given, or
-    else `repacked`."""
+    """How the language model's weights lie in memory, one of LAYOUTS; what `skingpt tune` remembered unless
+    given, or else `repacked`."""
     tuning: bool = True
     """Use what `skingpt tune` measured on this machine."""
     huge_pages: bool = False

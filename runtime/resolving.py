@@ -20,7 +20,9 @@ def resolve(bundle: Bundle, options: Options) -> Setup:
     """
     _check_threads(options)
     engine = choose(LANGUAGE_MODELS, options.language_engine, options.device)
-    tuned = recall(bundle, vision_setup(options).engine, engine) if options.tuning else None
+    vision = vision_setup(options)
+    devices = vision.device, options.device
+    tuned = recall(bundle, (vision.engine, engine), devices) if options.tuning else None
     return Setup(
         vision=vision_setup(options, tuned),
         language_model=_language_model_setup(bundle, options, engine, tuned),

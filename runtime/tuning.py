@@ -29,7 +29,7 @@ SCHEMA = "skingpt-tuning/4"
 MAX_BYTES = 100_000
 PROMPT, ANSWER, TRIALS = 32, 8, 3  # tokens of a prompt and of an answer, and how often both are timed
 TOO_LITTLE = 0.97
-"""A layout that takes more of the first one's time than this is not taken: so much may be chance."""
+"""Another layout is taken only if it takes less than this part of the first's time: a smaller gain may be chance."""
 
 
 @dataclass(frozen=True)
@@ -127,7 +127,8 @@ def _timed(run: Callable[[], object]) -> float:
 
 def remember(bundle: Bundle, setup: Setup, tuning: Tuning) -> Path:
     """Keep the result for this machine, bundle and engines. Raises InputError if it cannot be written."""
-    target = _file(bundle, setup.vision.engine, setup.language_model.engine)
+    vision, model = setup.vision, setup.language_model
+    target = _file(bundle, (vision.engine, model.engine), (vision.device, model.device))
     try:
         keep(target, (json.dumps({"schema": SCHEMA, **asdict(tuning)}, indent=1) + "\n").encode())
     except OSError as error:
@@ -135,10 +136,13 @@ def remember(bundle: Bundle, setup: Setup, tuning: Tuning) -> Path:
     return target
 
 
-def recall(bundle: Bundle, vision_engine: str, language_engine: str) -> Tuning | None:
-    """What was measured before on this machine with this bundle and these engines; None if nothing usable was."""
+def recall(bundle: Bundle, engines: tuple[str, str], devices: tuple[str, str]) -> Tuning | None:
+    """What was measured before on this machine with this bundle; None if nothing usable was.
+
+    `engines` and `devices`: of vision and of the language model.
+    """
     try:
-        found = json.loads(read_kept(_file(bundle, vision_engine, language_engine), MAX_BYTES) or b"")
+        found = json.loads(read_kept(_file(bundle, engines, devices), MAX_BYTES) or b"")
         if found.pop("schema") != SCHEMA:
             return None
         tuning = Tuning(**found)
@@ -153,18 +157,18 @@ def recall(bundle: Bundle, vision_engine: str, language_engine: str) -> Tuning |
 
 def measured_speed(bundle: Bundle, setup: Setup) -> Speed | None:
     """What was measured for this very setup; None if it runs elsewhere or otherwise than what was fastest."""
-    model = setup.language_model
-    found = recall(bundle, setup.vision.engine, model.engine)
+    vision, model = setup.vision, setup.language_model
+    found = recall(bundle, (vision.engine, model.engine), (vision.device, model.device))
     if not found or model.device != "cpu":
         return None
     measured = (found.threads, found.prefill_threads, found.layout)
     return found.speed if measured == (model.threads, model.prefill_threads, model.layout) else None
 
 
-def _file(bundle: Bundle, vision_engine: str, language_engine: str) -> Path:
+def _file(bundle: Bundle, engines: tuple[str, str], devices: tuple[str, str]) -> Path:
+    vision, language_model = engines
     # Compiled anew with other instructions, an engine has another speed.
-    builds = [GRAPH_ENGINES[vision_engine].build(), LANGUAGE_MODELS[language_engine].build()]
-    engines = [vision_engine, language_engine, *builds]
-    machine = json.dumps([processor_name(), os.cpu_count(), physical_cores(), *engines])
+    builds = [GRAPH_ENGINES[vision].build(), LANGUAGE_MODELS[language_model].build()]
+    machine = json.dumps([processor_name(), os.cpu_count(), physical_cores(), *engines, *devices, *builds])
     key = hashlib.sha256(machine.encode()).hexdigest()
     return cache_folder() / "tuning" / f"{bundle.id[:32]}-{key[:32]}.json"

@@ -33,7 +33,7 @@ def setup_of(bundle):
 
 
 def recall(bundle):
-    return tuning.recall(bundle, "onnxruntime", "llama.cpp")
+    return tuning.recall(bundle, ("onnxruntime", "llama.cpp"), ("cpu", "cpu"))
 
 
 def engines(*options):
@@ -80,6 +80,13 @@ def test_of_two_layouts_the_one_with_the_faster_answer_is_taken(bundle, monkeypa
         speeds["plain"] = other
         assert tuning.tune(bundle, setup_of(bundle)).layout == "repacked"
     assert tuning.tune(bundle, setup_of(bundle), ["plain"]).layout == "plain"
+
+
+def test_what_was_measured_on_a_gpu_is_not_used_on_the_processor(bundle):
+    setup = setup_of(bundle)
+    tuning.remember(bundle, replace(setup, language_model=replace(setup.language_model, device="cuda")), MADE_UP)
+    assert recall(bundle) is None
+    assert resolve(bundle, Options()).language_model.layout == "repacked"
 
 
 def test_the_layout_that_tune_found_is_used_on_the_processor_unless_told_otherwise(bundle):

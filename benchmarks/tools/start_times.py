@@ -34,7 +34,7 @@ def start(bundle: Path, options: Options) -> dict[str, float]:
         "user_s": used.ru_utime,  # also of the interpreter and its modules
         "kernel_s": used.ru_stime,
         "page_faults": used.ru_minflt,
-        "read_from_disk": used.ru_majflt,
+        "major_page_faults": used.ru_majflt,
     }
 
 
@@ -63,6 +63,8 @@ def main() -> int:
     parser.add_argument("--one", choices=LAYOUTS, help=argparse.SUPPRESS)
     parser.add_argument("-o", "--output", type=Path)
     args = parser.parse_args()
+    if args.repeat < 1:
+        parser.error(f"--repeat is {args.repeat}, expected 1 or more")
     try:
         if args.one:
             print(json.dumps(start(args.bundle, Options(layout=args.one, tuning=False))))

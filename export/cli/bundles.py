@@ -60,7 +60,9 @@ def add_bundle_commands(commands: Commands) -> None:
         choices=SHAPES,
         help="compare size and speed alone, of random weights of this size, instead of a model's checkpoints",
     )
-    compare.add_argument("--name", metavar="NAME", help="title of the plot (default: the language model's folder)")
+    compare.add_argument(
+        "--name", metavar="NAME", help="title of the plot (default: the language model's folder, or the shape)"
+    )
     compare.add_argument(
         "--types",
         default=",".join(TYPES),

@@ -2,8 +2,10 @@
 # Builds llama.cpp with a backend for each kind of x86 processor, and puts its libraries into $BUILD/llama-cpp-python, the
 # sources of its wheel. usage: INPUTS=... BUILD=... TOOLS=... JOBS=... [VARIANTS="sse42 haswell"] llama.sh
 . "$(dirname "$0")/toolchain.sh"
-# llama.cpp's, but x64, because everything else here needs SSE4.2; cannonlake and cooperlake, which can be asked for by name:
-# few were sold, and they run skylakex and cascadelake; and sapphirerapids, which has AMX: CONTRIBUTING.md says why.
+# Of llama.cpp's kinds these are left out:
+# - x64: everything else here needs SSE4.2;
+# - cannonlake and cooperlake: few were sold, and they run skylakex and cascadelake; they can be asked for by name;
+# - sapphirerapids: it has AMX, and CONTRIBUTING.md says why that is not used.
 all="sse42 sandybridge ivybridge piledriver haswell alderlake skylakex cascadelake icelake zen4"
 variants="${VARIANTS:-$all}"
 source="$BUILD/llama-cpp-python"

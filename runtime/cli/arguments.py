@@ -106,7 +106,7 @@ def add_setup(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--layout",
         choices=LAYOUTS,
-        help="how the language model's weights lie in memory (default: what `skingpt tune` found fastest, or repacked)",
+        help="how the language model's weights lie in memory (default: what `skingpt tune` remembered, or repacked)",
     )
 
 

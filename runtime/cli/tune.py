@@ -43,8 +43,9 @@ def run(arguments: BundleAndOptions) -> int:
     if arguments.json:
         print(json.dumps({"bundle": bundle.id, **asdict(found), "file": str(target)}))
     else:
+        layout = f"{found.layout}, as asked for" if asked else found.layout
         print(
             f"fastest here: {found.vision_threads} threads for vision, {found.prefill_threads} for prompts, "
-            f"{found.threads} for answers; weights {found.layout}\nremembered in {target}; --no-tuning ignores it"
+            f"{found.threads} for answers; weights {layout}\nremembered in {target}; --no-tuning ignores it"
         )
     return 0
