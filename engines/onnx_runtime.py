@@ -7,6 +7,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from . import processor
 from .base import Array, EngineInfo, GraphSetup, TensorSpec
 from .errors import BundleError, EngineError, EngineUnavailable
 from .forked_children import keep_in_children
@@ -15,8 +16,8 @@ NO_MEMORY = ("bad_alloc", "pthread_create failed", "Failed to allocate memory") 
 MAX_REASON = 200  # letters of ONNX Runtime's own words in an error
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 
-CPUINFO = Path("/proc/cpuinfo")
 VNNI = {"avx512_vnni", "avx_vnni"}
+"""Flags of processors that sum 8-bit products in 32 bits."""
 EXACT_PRODUCTS = "session.x64quantprecision"
 
 
@@ -81,7 +82,7 @@ def _open(path: Path, setup: GraphSetup, profile: str | None = None) -> Any:
     options.log_severity_level = 4  # its errors come as exceptions; its log would stand beside ours
     # Its threads would otherwise spin beside llama.cpp's, which come next.
     options.add_session_config_entry("session.force_spinning_stop", "1")
-    if not _has_vnni():
+    if VNNI.isdisjoint(processor.flags()):
         # Its sums of 8-bit products would overflow and the picture would be misread. With VNNI they cannot, and this
         # would more than double the time.
         options.add_session_config_entry(EXACT_PRODUCTS, "1")
@@ -96,16 +97,6 @@ def _open(path: Path, setup: GraphSetup, profile: str | None = None) -> Any:
     if provider not in session.get_providers():  # it falls back to the CPU without a word
         raise EngineUnavailable(f"device {setup.device!r} was asked for, but ONNX Runtime could not start {provider}")
     return session
-
-
-def _has_vnni() -> bool:
-    """Whether this processor sums 8-bit products in 32 bits; false where the system does not say."""
-    try:
-        facts = CPUINFO.read_text()
-    except (OSError, UnicodeDecodeError):
-        return False
-    found = re.search(r"(?m)^flags\s*:(.*)$", facts)
-    return found is not None and not VNNI.isdisjoint(found[1].split())
 
 
 def _check_memory(name: str, error: Exception) -> None:

@@ -8,10 +8,11 @@ import subprocess
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 
 import numpy as np
+
+from ..engines import processor
 
 PROC = Path("/proc")
 NVIDIA_SMI_SECONDS = 20  # a driver that nothing holds open is loaded for it
@@ -38,20 +39,7 @@ def _core(cpu: int) -> str:
 
 
 def processor_name() -> str:
-    return _processor().get("model name") or platform.machine()
-
-
-def cpu_flags() -> frozenset[str]:
-    """The processor's features, as Linux spells them."""
-    facts = _processor()
-    return frozenset((facts.get("flags") or facts.get("Features") or "").split())
-
-
-@cache
-def _processor() -> dict[str, str]:
-    """The first processor's entry in /proc/cpuinfo."""
-    pairs = (line.partition(":") for line in _read(PROC / "cpuinfo").split("\n\n")[0].splitlines())
-    return {name.strip(): value.strip() for name, _, value in pairs}
+    return processor.facts().get("model name") or platform.machine()
 
 
 def processor_times() -> list[int]:

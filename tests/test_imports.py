@@ -106,9 +106,9 @@ def test_only_the_registry_names_an_engines_class():
             assert not [engine.class_name for engine in engines if engine.class_name in source], name
 
 
-def test_one_module_alone_reads_what_the_machine_is():
-    readers = {name for name, path in FILES.items() if any(f in path.read_text() for f in ("/cpuinfo", "meminfo"))}
-    assert readers == {"runtime.machine"}
+@pytest.mark.parametrize(("file", "reader"), [("/cpuinfo", "engines.processor"), ("meminfo", "runtime.machine")])
+def test_one_module_alone_reads_what_the_machine_is(file, reader):
+    assert [name for name, path in FILES.items() if file in path.read_text()] == [reader]
 
 
 def python(code: str, **environment: str) -> str:

@@ -2,23 +2,25 @@
 
 import numpy as np
 import pytest
-from skingpt_edge.engines import onnx_runtime
+from skingpt_edge.engines import onnx_runtime, processor
 from skingpt_edge.engines.base import GraphSetup
 from skingpt_edge.runtime.bundle import default_bundle, read_bundle
-from skingpt_edge.runtime.machine import cpu_flags
 
 SETUP = GraphSetup(engine="onnxruntime", device="cpu", threads=1)
 
 
 @pytest.fixture
-def processor(tmp_path, monkeypatch):
-    """Gives this machine a processor with other flags, as far as ONNX Runtime's settings are concerned."""
+def become(tmp_path, monkeypatch):
+    """Gives this machine a processor that says something else of itself."""
 
     def become(text):
         (tmp_path / "cpuinfo").write_text(text)
-        monkeypatch.setattr(onnx_runtime, "CPUINFO", tmp_path / "cpuinfo")
+        monkeypatch.setattr(processor, "CPUINFO", tmp_path / "cpuinfo")
+        processor.facts.cache_clear()
 
-    return become
+    yield become
+    monkeypatch.undo()
+    processor.facts.cache_clear()
 
 
 def is_exact():
@@ -44,21 +46,23 @@ def session():
         ("", True),
     ],
 )
-def test_the_slower_product_is_used_where_the_fast_one_would_overflow_and_nowhere_else(text, exact, processor):
-    processor(text)
+def test_the_slower_product_is_used_where_the_fast_one_would_overflow_and_nowhere_else(text, exact, become):
+    become(text)
     assert is_exact() is exact
 
 
-def test_a_system_that_does_not_say_what_its_processor_has_gets_the_exact_product(tmp_path, monkeypatch):
-    monkeypatch.setattr(onnx_runtime, "CPUINFO", tmp_path / "none")
+def test_a_system_that_does_not_say_what_its_processor_has_gets_the_exact_product(become, tmp_path, monkeypatch):
+    become("")
+    monkeypatch.setattr(processor, "CPUINFO", tmp_path / "none")
+    processor.facts.cache_clear()
     assert is_exact()
 
 
-@pytest.mark.skipif(not cpu_flags() & onnx_runtime.VNNI, reason="needs a processor with VNNI")
-def test_with_vnni_both_products_give_the_same(processor):
+@pytest.mark.skipif(not processor.flags() & onnx_runtime.VNNI, reason="needs a processor with VNNI")
+def test_with_vnni_both_products_give_the_same(become):
     """Of a picture whose values reach the ends of their range."""
     pixels = np.random.default_rng(0).choice([-2.0, 2.0], (1, 3, 224, 224)).astype(np.float32)
     name = session().get_inputs()[0].name
     fast = session().run(None, {name: pixels})[0]
-    processor("")
+    become("")
     np.testing.assert_array_equal(session().run(None, {name: pixels})[0], fast)

@@ -10,6 +10,7 @@ from importlib.metadata import PackageNotFoundError, version
 from types import TracebackType
 from typing import Any, Self
 
+from ...engines import processor
 from ...engines.llama_cpp_library import import_llama_cpp
 from ...runtime import machine
 
@@ -22,7 +23,7 @@ SAMPLING_INTERVAL = 0.05  # seconds
 
 def describe() -> dict[str, Any]:
     """The `machine` object of the results."""
-    flags = machine.cpu_flags()
+    flags = processor.flags()
     nvml, gpus = open_nvml()
     return {
         "cpu": machine.processor_name(),

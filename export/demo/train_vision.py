@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ...runtime.machine import cpu_flags
+from ...engines import processor
 from ..vision_model import VisionConfig, VisionModel
 from .draw import GRID
 from .labelled_drawings import (
@@ -204,7 +204,7 @@ def learning_rate(step: int, steps: int) -> float:
 
 def fast_arithmetic() -> torch.autocast:
     """Products in bfloat16 where the processor has vectors for them; elsewhere oneDNN takes tens of times as long."""
-    return torch.autocast("cpu", torch.bfloat16, enabled="avx512bw" in cpu_flags())
+    return torch.autocast("cpu", torch.bfloat16, enabled="avx512bw" in processor.flags())
 
 
 def _step(model: VisionWithHeads, batch: Batch, optimiser: Any, schedule: Any) -> float:
