@@ -126,7 +126,7 @@ def _timed(run: Callable[[], object]) -> float:
 
 
 def remember(bundle: Bundle, setup: Setup, tuning: Tuning) -> Path:
-    """Keep the result for this machine, bundle and engines. Raises InputError if it cannot be written."""
+    """Keep the result for this machine, bundle, engines and devices. Raises InputError if it cannot be written."""
     vision, model = setup.vision, setup.language_model
     target = _file(bundle, (vision.engine, model.engine), (vision.device, model.device))
     try:
