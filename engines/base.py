@@ -175,17 +175,14 @@ class LanguageModel(Protocol):
         """The bytes a token stands for; may be a part of a UTF-8 character."""
         ...
 
-    def evaluate(self, segments: Sequence[TokenSegment]) -> Floats:
-        """Put tokens into the KV cache, of several sequences at once, at most `n_batch` of them.
-
-        Returns logits (segments, n_vocab), each after its segment's last token. Raises EngineError.
-        """
+    def embed(self, tokens: Sequence[int]) -> Floats:
+        """The embeddings (n, n_embd) of tokens. To evaluate them is to evaluate the tokens. Raises EngineError."""
         ...
 
-    def evaluate_embeddings(self, segment: EmbeddingSegment) -> Floats:
-        """Put embeddings in place of tokens into the KV cache, at most `n_batch` of them.
+    def evaluate(self, segments: Sequence[Segment]) -> Floats:
+        """Put tokens and embeddings into the KV cache, of several sequences at once, at most `n_batch` of them.
 
-        Returns logits (n_vocab,) after the last one. Raises EngineError.
+        Returns logits (segments, n_vocab), each after its segment's last item. Raises EngineError.
         """
         ...
 

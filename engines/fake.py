@@ -6,11 +6,12 @@ from itertools import count
 
 import numpy as np
 
-from .base import EmbeddingSegment, EngineInfo, Floats, TokenSegment
+from .base import EngineInfo, Floats, Segment, TokenSegment
 from .errors import EngineError
 from .exclusive import Exclusive
 
 BOS, EOS = 1, 2
+TOKEN = -1e9  # an embedding that begins with it is a token's
 FIRST_SCRIPTED = 300  # token ids: 0 to 2 special, 3 to 258 bytes, from here on the scripted tokens
 
 
@@ -55,23 +56,28 @@ class FakeLanguageModel:
     def token_bytes(self, token: int) -> bytes:
         return self._scripted[token - FIRST_SCRIPTED] if token >= FIRST_SCRIPTED else bytes([token - 3])
 
-    def evaluate(self, segments: Sequence[TokenSegment]) -> Floats:
+    def embed(self, tokens: Sequence[int]) -> Floats:
+        return np.stack([np.array([TOKEN, token, *[0] * (self.n_embd - 2)], np.float32) for token in tokens])
+
+    def evaluate(self, segments: Sequence[Segment]) -> Floats:
         self._check_room(sum(map(len, segments)))
         self.calls.append(tuple(segment.sequence for segment in segments))
         rows = []
         for segment in segments:
-            self._put(segment.sequence, segment.position, list(segment.tokens))
-            self._hear(segment.sequence, segment.tokens)
+            items = self._items(segment)
+            self._put(segment.sequence, segment.position, items)
+            if tokens := [item for item in items if isinstance(item, int)]:
+                self._hear(segment.sequence, tokens)
             rows.append(self._logits(segment.sequence))
         return np.stack(rows)
 
-    def evaluate_embeddings(self, segment: EmbeddingSegment) -> Floats:
+    def _items(self, segment: Segment) -> list[object]:
+        """Tokens as numbers, whatever they came as; a picture's embeddings as bytes."""
+        if isinstance(segment, TokenSegment):
+            return list(segment.tokens)
         if segment.embeddings.shape[1:] != (self.n_embd,):
             raise EngineError(f"embeddings have shape {segment.embeddings.shape}, expected (n, {self.n_embd})")
-        self._check_room(len(segment))
-        self.calls.append((segment.sequence,))
-        self._put(segment.sequence, segment.position, [row.tobytes() for row in segment.embeddings])
-        return self._logits(segment.sequence)
+        return [int(row[1]) if row[0] == TOKEN else row.tobytes() for row in segment.embeddings]
 
     def _check_room(self, items: int) -> None:
         self.exclusive.check()

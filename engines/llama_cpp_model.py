@@ -13,10 +13,11 @@ from typing import Any
 
 import numpy as np
 
-from .base import EmbeddingSegment, EngineInfo, Floats, LanguageModelSetup, TokenSegment
+from .base import EngineInfo, Floats, LanguageModelSetup, Segment, TokenSegment
 from .errors import BundleError, EngineError, EngineUnavailable, InputError
 from .exclusive import Exclusive
 from .llama_cpp_library import cpu_code, cpu_features, import_llama_cpp, last_log
+from .token_embeddings import TokenEmbeddings
 
 
 def build() -> str:
@@ -51,6 +52,8 @@ class LlamaCppModel:
             kind = EngineError if "alloc" in reason else BundleError  # too little memory is no fault of the file
             raise kind(f"{path.name}: llama.cpp cannot load it ({reason})")
         owned.callback(lib.llama_model_free, self._model)
+        self._embeddings = TokenEmbeddings(path)
+        owned.callback(self._embeddings.close)
         trained = lib.llama_model_n_ctx_train(self._model)
         if setup.context > trained:
             self.close()
@@ -120,42 +123,37 @@ class LlamaCppModel:
         with self.exclusive:
             self._lib.llama_set_n_threads(self._context, threads, prefill_threads)
 
-    def evaluate(self, segments: Sequence[TokenSegment]) -> Floats:
+    def embed(self, tokens: Sequence[int]) -> Floats:
+        with self.exclusive:
+            return self._embeddings.rows(tokens)
+
+    def evaluate(self, segments: Sequence[Segment]) -> Floats:
         self._check_room(sum(map(len, segments)))
         with self.exclusive:
-            batch, ends, count = self._token_batch, [], 0
-            for segment in segments:
-                for i, token in enumerate(segment.tokens):
-                    batch.token[count] = token
-                    self._place(batch, count, segment.sequence, segment.position + i, last=i == len(segment) - 1)
-                    count += 1
-                ends.append(count - 1)
-            self._decode(batch, count)
+            texts = [segment for segment in segments if isinstance(segment, TokenSegment)]
+            if len(texts) == len(segments):
+                batch = self._token_batch
+                for i, token in enumerate(token for segment in texts for token in segment.tokens):
+                    batch.token[i] = token
+            else:  # a call takes tokens or embeddings, never both
+                batch = self._embedding_batch
+                rows = np.concatenate([self._rows(segment) for segment in segments])
+                ctypes.memmove(batch.embd, rows.ctypes.data, rows.nbytes)
+            ends = _place(batch, segments)
+            self._decode(batch, ends[-1] + 1)
             return np.stack([self._logits_after(end) for end in ends])
 
-    def evaluate_embeddings(self, segment: EmbeddingSegment) -> Floats:
+    def _rows(self, segment: Segment) -> Floats:
+        if isinstance(segment, TokenSegment):
+            return self._embeddings.rows(segment.tokens)
         if segment.embeddings.ndim != 2 or segment.embeddings.shape[1] != self.n_embd:
             raise EngineError(f"embeddings have shape {segment.embeddings.shape}, expected (n, {self.n_embd})")
-        count = len(segment)
-        self._check_room(count)
-        rows = np.ascontiguousarray(segment.embeddings, dtype=np.float32)
-        with self.exclusive:
-            ctypes.memmove(self._embedding_batch.embd, rows.ctypes.data, rows.nbytes)
-            for i in range(count):
-                self._place(self._embedding_batch, i, segment.sequence, segment.position + i, last=i == count - 1)
-            self._decode(self._embedding_batch, count)
-            return self._logits_after(count - 1).copy()
+        return segment.embeddings.astype(np.float32, copy=False)
 
     def _check_room(self, count: int) -> None:
         self.exclusive.check()
         if not 1 <= count <= self.n_batch:
             raise EngineError(f"{count} tokens or embeddings in one call, expected 1 to {self.n_batch}")
-
-    def _place(self, batch: Any, i: int, sequence: int, position: int, *, last: bool) -> None:
-        batch.pos[i] = position
-        batch.n_seq_id[i] = 1
-        batch.seq_id[i][0] = sequence
-        batch.logits[i] = last
 
     def _decode(self, batch: Any, count: int) -> None:
         batch.n_tokens = count
@@ -199,6 +197,21 @@ class LlamaCppModel:
 
     def close(self) -> None:
         self.exclusive.close()
+
+
+def _place(batch: Any, segments: Sequence[Segment]) -> list[int]:
+    """Say where in the KV cache each item of a batch belongs; the numbers of the segments' last items."""
+    ends, count = [], 0
+    for segment in segments:
+        for position in range(segment.position, segment.position + len(segment)):
+            batch.pos[count] = position
+            batch.n_seq_id[count] = 1
+            batch.seq_id[count][0] = segment.sequence
+            batch.logits[count] = False
+            count += 1
+        batch.logits[count - 1] = True
+        ends.append(count - 1)
+    return ends
 
 
 def _free(owned: ExitStack, process: int) -> None:

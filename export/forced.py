@@ -44,13 +44,12 @@ def lead(model: LanguageModel, course: Course) -> Led:
     """Raises EngineError."""
     model.rewind(SEQUENCE, 0)
     begun = time.perf_counter()
-    place = len(course.before) + len(course.embeds)
     run_alone(model, _evaluated(TokenSegment(SEQUENCE, 0, course.before)))
-    run_alone(model, _evaluated(EmbeddingSegment(SEQUENCE, len(course.before), course.embeds)))
-    rows = [run_alone(model, _evaluated(TokenSegment(SEQUENCE, place, course.after)))]
+    rest = np.concatenate((course.embeds, model.embed(course.after)))
+    rows = [run_alone(model, _evaluated(EmbeddingSegment(SEQUENCE, len(course.before), rest)))]
     times = [time.perf_counter()]
     for number, token in enumerate(course.answer[:-1]):
-        segment = TokenSegment(SEQUENCE, place + len(course.after) + number, (token,))
+        segment = TokenSegment(SEQUENCE, course.prompt_items + number, (token,))
         rows.append(model.evaluate([segment])[0].copy())
         times.append(time.perf_counter())
     return Led(np.stack(rows), times[0] - begun, tuple(np.diff(times).tolist()))

@@ -14,16 +14,7 @@ import torch
 from sentencepiece import SentencePieceProcessor
 from transformers import DynamicCache, LlamaForCausalLM
 
-from ..engines.base import (
-    Array,
-    EmbeddingSegment,
-    EngineInfo,
-    Floats,
-    GraphSetup,
-    LanguageModelSetup,
-    TensorSpec,
-    TokenSegment,
-)
+from ..engines.base import Array, EngineInfo, Floats, GraphSetup, LanguageModelSetup, Segment, TensorSpec, TokenSegment
 from ..engines.errors import EngineError
 from ..engines.exclusive import Exclusive
 from ..runtime.bundle import Bundle
@@ -153,21 +144,20 @@ class TorchLlama:
             return bytes([int(self._tokenizer.id_to_piece(token)[3:5], 16)])
         return str(self._tokenizer.id_to_piece(token)).replace("\u2581", " ").encode()
 
-    def evaluate(self, segments: Sequence[TokenSegment]) -> Floats:
-        rows = []
-        for segment in segments:  # one after the other: torch is here for its values, not its speed
-            embeddings = self._llama.get_input_embeddings()(torch.tensor(segment.tokens))
-            rows.append(self._evaluate(segment.sequence, segment.position, embeddings))
-        return np.stack(rows)
+    def embed(self, tokens: Sequence[int]) -> Floats:
+        rows: Floats = self._llama.get_input_embeddings()(torch.tensor(tokens)).numpy()
+        return rows
 
-    def evaluate_embeddings(self, segment: EmbeddingSegment) -> Floats:
-        embeddings = torch.from_numpy(np.array(segment.embeddings, np.float32))
-        return self._evaluate(segment.sequence, segment.position, embeddings)
+    def evaluate(self, segments: Sequence[Segment]) -> Floats:
+        # One after the other: torch is here for its values, not its speed.
+        return np.stack([self._evaluate(segment) for segment in segments])
 
-    def _evaluate(self, sequence: int, position: int, embeddings: torch.Tensor) -> Floats:
-        cache = self._caches.setdefault(sequence, DynamicCache())
-        if cache.get_seq_length() != position:
-            raise EngineError(f"sequence {sequence} holds {cache.get_seq_length()} cells, cannot go on at {position}")
+    def _evaluate(self, segment: Segment) -> Floats:
+        cache = self._caches.setdefault(segment.sequence, DynamicCache())
+        if (held := cache.get_seq_length()) != segment.position:
+            raise EngineError(f"sequence {segment.sequence} holds {held} cells, cannot go on at {segment.position}")
+        rows = self.embed(segment.tokens) if isinstance(segment, TokenSegment) else segment.embeddings
+        embeddings = torch.from_numpy(np.array(rows, np.float32))
         with torch.no_grad():
             out = self._llama(inputs_embeds=embeddings[None], past_key_values=cache, use_cache=True, logits_to_keep=1)
         logits: Floats = out.logits[0, -1].numpy()

@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from hashlib import sha256
 from typing import NamedTuple
 
+import numpy as np
+
 from ..engines.base import EmbeddingSegment, Floats, LanguageModel, Segment, TokenSegment
 from ..engines.errors import EngineError
 from .prompt_snapshot import PromptSnapshot
@@ -40,7 +42,7 @@ class Prefill:
     evaluated: int
     reused: int
     seconds: Mapping[str, float]
-    """Of `system`, `image` and `text`."""
+    """Of `system`, `image` and `text`. Picture and text are evaluated together; each is given its part of the items."""
 
 
 class KvCache:
@@ -172,6 +174,10 @@ class KvCache:
     def length(self, sequence: int) -> int:
         return len(self._held[sequence])
 
+    def embed(self, tokens: Sequence[int]) -> Floats:
+        """Their embeddings (tokens, n_embd). Raises EngineError."""
+        return self._model.embed(tokens)
+
     def append(self, sequence: int, items: Sequence[Item]) -> None:
         """Note items that were evaluated at the end of a sequence."""
         self._held[sequence].extend(items)
@@ -257,20 +263,24 @@ class Lease:
         done = self._cache.reuse(self._sequence, items)
         # What was evaluated just now as the text before the image does not count as reused.
         reused = done - min(self._evaluated, done)
-        while done < len(items):
-            run = _run_of_one_kind(items, done)
-            begun = time.perf_counter()
-            rows = [item.row for item in run if isinstance(item, ImageRow)]
-            tokens = tuple(item for item in run if isinstance(item, int))
-            segment: Segment = _LeasedTokens(self._sequence, done, tokens, self)
-            if rows:
-                segment = _LeasedEmbeddings(self._sequence, done, image.embeds[rows], self)
-            logits = yield from self._evaluate(segment)
-            self._cache.append(self._sequence, run)
-            done += len(run)
-            self._evaluated += len(run)
-            self._seconds["image" if rows else "text"] += time.perf_counter() - begun
+        begun = time.perf_counter()
+        rest = items[done:]
+        logits = yield from self._evaluate(self._segment(done, rest, image))
+        self._cache.append(self._sequence, rest)
+        self._evaluated += len(rest)
+        seconds = (time.perf_counter() - begun) / len(rest)
+        rows = sum(isinstance(item, ImageRow) for item in rest)
+        self._seconds |= {"image": seconds * rows, "text": seconds * (len(rest) - rows)}
         return logits, Prefill(self._evaluated, reused, dict(self._seconds))
+
+    def _segment(self, position: int, items: Sequence[Item], image: ImageEmbedding) -> Segment:
+        """Items to be evaluated in one go: tokens, or where the picture is among them the embeddings of all."""
+        tokens = tuple(item for item in items if isinstance(item, int))
+        if len(tokens) == len(items):
+            return _LeasedTokens(self._sequence, position, tokens, self)
+        embedded = iter(self._cache.embed(tokens))
+        rows = [image.embeds[item.row] if isinstance(item, ImageRow) else next(embedded) for item in items]
+        return _LeasedEmbeddings(self._sequence, position, np.stack(rows), self)
 
     def _evaluate_system(self, tokens: Sequence[int]) -> Generator[Segment, Floats, None]:
         begun = time.perf_counter()
@@ -346,13 +356,6 @@ def _items(before: Sequence[int], image: ImageEmbedding, after: Sequence[int]) -
 def _content(image: ImageEmbedding) -> str:
     """What names a picture here; the file's hash says nothing of embeddings made elsewhere."""
     return sha256(image.embeds.tobytes()).hexdigest()
-
-
-def _run_of_one_kind(items: Sequence[Item], start: int) -> Sequence[Item]:
-    end, kind = start, type(items[start])
-    while end < len(items) and type(items[end]) is kind:
-        end += 1
-    return items[start:end]
 
 
 def _common_prefix(a: Sequence[Item], b: Sequence[Item]) -> int:

@@ -15,7 +15,7 @@ from operator import attrgetter
 from threading import RLock
 from typing import Any, Generic, TypeVar
 
-from ..engines.base import EmbeddingSegment, Floats, LanguageModel, Segment, TokenSegment
+from ..engines.base import Floats, LanguageModel, Segment, TokenSegment
 from ..engines.errors import EngineError
 
 CHUNK = 32  # items of a prompt evaluated in one call where other answers go on; else a chunk is a whole batch
@@ -76,7 +76,6 @@ class Scheduler:
         self._prompts: list[Ticket[Any]] = []  # those active jobs that wait for a prompt, by their turns
         self._computing: Ticket[Any] | None = None  # the one of these whose prompt has begun
         self._turns = itertools.count()
-        self._embeddings_next = True
         self._stepping = RLock()
         self.hold = False
         """Begin no prompt and no job for now. Answers that are being generated go on."""
@@ -171,10 +170,6 @@ class Scheduler:
             return generating
         if not generating:
             return [(prompt, min(prompt.remaining(), batch))]
-        if isinstance(prompt.segment, EmbeddingSegment):
-            # A call holds tokens or embeddings, never both: they take turns.
-            self._embeddings_next = not self._embeddings_next
-            return [(prompt, min(prompt.remaining(), CHUNK))] if self._embeddings_next else generating
         room = min(prompt.remaining(), CHUNK, batch - len(generating))
         return [*generating, (prompt, room)] if room else generating
 
@@ -193,11 +188,7 @@ class Scheduler:
 
     def _evaluate(self, chosen: list[tuple["Ticket[Any]", int]]) -> None:
         try:
-            chunks = [ticket.next_chunk(count) for ticket, count in chosen]
-            if isinstance(chunks[0], EmbeddingSegment):
-                logits = self._model.evaluate_embeddings(chunks[0])[None]
-            else:
-                logits = self._model.evaluate([chunk for chunk in chunks if isinstance(chunk, TokenSegment)])
+            logits = self._model.evaluate([ticket.next_chunk(count) for ticket, count in chosen])
         except EngineError as error:
             if len(chosen) == 1:
                 self._end(chosen[0][0], error=error)

@@ -46,7 +46,9 @@ def test_a_stage_is_held_against_the_ceiling_of_the_device_that_runs_it():
     least = limits(found, "f16", "q4_k_m", vision, llama)
     assert least["vision_encoder"] == ("gpu_float16_peak", vision.encoder_operations / 7e14)
     assert least["next_token"] == ("gpu_read_bandwidth", llama.bytes_read / 3e12)
-    assert least["prefill_image"] == ("gpu_read_bandwidth", llama.bytes_read / 3e12)  # it is that short
+    # They are that short, and one call.
+    assert least["prefill_image"] == ("gpu_read_bandwidth", pytest.approx(32 / 76 * llama.bytes_read / 3e12))
+    assert least["prefill_question"] == ("gpu_read_bandwidth", pytest.approx(44 / 76 * llama.bytes_read / 3e12))
     assert limits(found, "int8", "f16", vision, llama)["qformer"][0] == "gpu_int8_peak"
     found, vision, llama = measured(vision_device="cpu")
     mixed = limits(found, "int8", "q4_k_m", vision, llama)

@@ -165,7 +165,7 @@ def test_a_prompt_of_any_length_is_evaluated_in_chunks(model):
     logits = put_prompt(model, 1, [5, 6], embeds, after)
     model.rewind(1, 0)
     model.evaluate([TokenSegment(1, 0, (5, 6))])
-    model.evaluate_embeddings(EmbeddingSegment(1, 2, embeds))
+    model.evaluate([EmbeddingSegment(1, 2, embeds)])
     model.evaluate([TokenSegment(1, 4, after[:full])])
     assert np.allclose(logits, model.evaluate([TokenSegment(1, 4 + full, after[full:])])[0], rtol=1e-5, atol=1e-4)
 

@@ -265,7 +265,7 @@ def test_a_prompt_is_evaluated_in_chunks_of_a_batch():
     prompt = sum(map(len, answer.segment_token_ids)) + 32
     assert model.evaluated == prompt + len(answer.token_ids) - 1
     before, after = map(len, answer.segment_token_ids)
-    chunks = [-(-length // model.n_batch) for length in (before, 32, after)]
+    chunks = [-(-length // model.n_batch) for length in (before, 32 + after)]  # picture and question together
     assert len(model.calls) == sum(chunks) + len(answer.token_ids) - 1
 
 

@@ -107,7 +107,7 @@ def forced_along(kv_type):
             before, after = map(tuple, turn["segment_token_ids"])
             model.rewind(1, 0)
             model.evaluate([TokenSegment(1, 0, before)])
-            model.evaluate_embeddings(EmbeddingSegment(1, len(before), arrays["image_embeds"][0]))
+            model.evaluate([EmbeddingSegment(1, len(before), arrays["image_embeds"][0])])
             position, following = len(before) + 32, after
             for token in turn["greedy_token_ids"]:
                 logits = model.evaluate([TokenSegment(1, position, following)])

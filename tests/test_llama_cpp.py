@@ -2,15 +2,18 @@
 
 import os
 import re
+import shutil
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
 import pytest
-from skingpt_edge.engines import llama_cpp_model
+from skingpt_edge.engines import llama_cpp_model, token_embeddings
 from skingpt_edge.engines.base import EmbeddingSegment, TokenSegment
 from skingpt_edge.engines.errors import EngineError, EngineUnavailable, InputError
+from skingpt_edge.engines.gguf_header import read_gguf_header
 from skingpt_edge.engines.llama_cpp_library import SPINS, import_llama_cpp
 from skingpt_edge.engines.registry import open_language_model
 from support import FORMAT_1, language_setup
@@ -23,6 +26,18 @@ def model():
     model = open_language_model(FILE, language_setup(sequences=3, batch=32))
     yield model
     model.close()
+
+
+def with_embeddings_as(kind: str, folder: Path) -> Path:
+    """The file with its embedding matrix in another of ggml's types."""
+    lib = import_llama_cpp()
+    params = lib.llama_model_quantize_default_params()
+    params.ftype, params.allow_requantize = lib.LLAMA_FTYPE_MOSTLY_Q8_0, True
+    params.token_embedding_type = getattr(lib, f"GGML_TYPE_{kind.upper()}")
+    assert lib.llama_model_quantize(os.fsencode(FILE), os.fsencode(folder / "llm.gguf"), params) == 0
+    [matrix] = [one for one in read_gguf_header(folder / "llm.gguf").tensors if one.name == token_embeddings.NAME]
+    assert matrix.type == params.token_embedding_type
+    return folder / "llm.gguf"
 
 
 def test_together_each_sequence_gets_its_own_logits(model):
@@ -42,14 +57,55 @@ def test_too_much_in_one_call_is_refused_and_nothing_too(model):
     with pytest.raises(EngineError, match="33 tokens or embeddings in one call, expected 1 to 32"):
         model.evaluate([TokenSegment(1, 0, (1,) * 33)])
     with pytest.raises(EngineError, match="33 tokens or embeddings in one call"):
-        model.evaluate_embeddings(EmbeddingSegment(1, 0, np.zeros((33, model.n_embd), np.float32)))
+        model.evaluate([EmbeddingSegment(1, 0, np.zeros((33, model.n_embd), np.float32))])
     with pytest.raises(EngineError, match="0 tokens or embeddings"):
         model.evaluate([])
 
 
 def test_embeddings_of_another_width_are_refused(model):
     with pytest.raises(EngineError, match=r"embeddings have shape \(2, 3\)"):
-        model.evaluate_embeddings(EmbeddingSegment(1, 0, np.zeros((2, 3), np.float32)))
+        model.evaluate([EmbeddingSegment(1, 0, np.zeros((2, 3), np.float32))])
+
+
+@pytest.mark.parametrize("kind", ["f32", "f16", "q8_0", "q4_k", "q3_k", "q6_k"])
+def test_to_evaluate_the_embeddings_of_tokens_is_to_evaluate_the_tokens(kind, tmp_path):
+    with closing(open_language_model(with_embeddings_as(kind, tmp_path), language_setup(sequences=3))) as model:
+        tokens = (1, 20, 30, 299)
+        [expected] = model.evaluate([TokenSegment(1, 0, tokens)])
+        [found] = model.evaluate([EmbeddingSegment(2, 0, model.embed(tokens))])
+        assert np.array_equal(found, expected)
+
+
+def test_tokens_and_embeddings_of_several_sequences_are_one_call(model):
+    [first] = model.evaluate([TokenSegment(1, 0, (1, 20))])
+    picture, text = model.embed((20, 21)), (1, 30)
+    model.rewind(1, 0)
+    rows = model.evaluate([TokenSegment(1, 0, (1, 20)), EmbeddingSegment(2, 0, picture), TokenSegment(2, 2, text)])
+    assert rows.shape == (3, model.n_vocab)
+    assert abs(rows[0] - first).max() < 0.3  # of 16: q8_0's kernels differ with the number of rows
+    model.rewind(2, 0)
+    [expected] = model.evaluate([TokenSegment(2, 0, (20, 21, *text))])
+    assert abs(rows[2] - expected).max() < 0.3
+
+
+@pytest.mark.parametrize("token", [-1, 10**6])
+def test_a_number_that_is_no_token_has_no_embedding(token, model):
+    with pytest.raises(EngineError, match=f"token {token}, but the vocabulary has {model.n_vocab}"):
+        model.embed((1, token))
+
+
+def test_embeddings_of_a_file_that_changed_are_refused(tmp_path):
+    shutil.copy(FILE, tmp_path)
+    with closing(open_language_model(tmp_path / FILE.name, language_setup())) as model:
+        expected = model.embed((1, 20))
+        (tmp_path / FILE.name).unlink()  # what was opened is still there
+        assert np.array_equal(model.embed((1, 20)), expected)
+    shutil.copy(FILE, tmp_path)
+    with closing(open_language_model(tmp_path / FILE.name, language_setup())) as model:
+        with (tmp_path / FILE.name).open("r+b") as file:
+            file.write(b"x")
+        with pytest.raises(EngineError, match="has changed since it was loaded"):
+            model.embed((1, 20))
 
 
 def test_a_snapshot_brings_a_sequence_back(model):

@@ -93,7 +93,7 @@ def limits(
         peak = "int8_peak" if integers else "float32_peak"
     else:
         peak = "gpu_int8_peak" if integers else "gpu_float16_peak"
-    work = {
+    work: dict[str, dict[str, float]] = {
         "vision_encoder": {peak: vision.encoder_operations},
         "qformer": {peak: vision.qformer_operations},
     }
@@ -104,9 +104,12 @@ def limits(
     else:
         # So fast at products that a short prompt, too, waits for the weights.
         peak = "gpu_float16_peak" if llm_type in PLAIN_TYPES else "gpu_int8_peak"
-        read = {"gpu_read_bandwidth": llama.bytes_read}
-        work["next_token"] = read
-        work |= {stage: {peak: count, **read} for stage, count in operations.items()}
+        read = "gpu_read_bandwidth"
+        work["next_token"] = {read: llama.bytes_read}
+        work["prefill_system"] = {peak: operations["prefill_system"], read: llama.bytes_read}
+        for part in ("image", "question"):  # one call, which reads the weights once
+            share = prompts[part] / (prompts["image"] + prompts["question"])
+            work[f"prefill_{part}"] = {peak: operations[f"prefill_{part}"], read: share * llama.bytes_read}
     seconds = {
         name: {by: amount / rate[by] for by, amount in needs.items()}
         for name, needs in work.items()

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from ...engines.base import EmbeddingSegment, EngineInfo, Floats, LanguageModel, TokenSegment
+from ...engines.base import EmbeddingSegment, EngineInfo, Floats, LanguageModel, Segment, TokenSegment
 from ...runtime.sampling import GenerationConfig
 from ...runtime.scheduler import Job, run_alone
 
@@ -63,8 +63,7 @@ def put_prompt(
 
     def job() -> Job[Floats]:
         yield TokenSegment(sequence, 0, tuple(before))
-        yield EmbeddingSegment(sequence, len(before), embeds)
-        return (yield TokenSegment(sequence, len(before) + len(embeds), tuple(after)))
+        return (yield EmbeddingSegment(sequence, len(before), np.concatenate((embeds, model.embed(after)))))
 
     return run_alone(model, job())
 
@@ -124,7 +123,10 @@ class FixedTokens:
     def token_bytes(self, token: int) -> bytes:
         return self._timed(lambda: self._model.token_bytes(token))
 
-    def evaluate(self, segments: Sequence[TokenSegment]) -> Floats:
+    def embed(self, tokens: Sequence[int]) -> Floats:
+        return self._timed(lambda: self._model.embed(tokens))
+
+    def evaluate(self, segments: Sequence[Segment]) -> Floats:
         logits = self._timed(lambda: self._model.evaluate(segments))
         fixed = np.zeros_like(logits)
         for row, segment in zip(fixed, segments, strict=True):
@@ -132,11 +134,6 @@ class FixedTokens:
             row[self._next(segment.sequence)] = LIKELY
         if len(segments) == 1:
             self._marks.append((self._said.get(segments[0].sequence, 0), time.perf_counter()))
-        return fixed
-
-    def evaluate_embeddings(self, segment: EmbeddingSegment) -> Floats:
-        fixed = np.zeros_like(self._timed(lambda: self._model.evaluate_embeddings(segment)))
-        fixed[self._next(segment.sequence)] = LIKELY
         return fixed
 
     def fork(self, source: int, target: int, length: int) -> None:
@@ -174,10 +171,11 @@ class FixedTokens:
             self._number[sequence] = self._number.get(sequence, 0) + 1
         self._end.pop(sequence, None)
 
-    def _follow(self, segment: TokenSegment) -> None:
+    def _follow(self, segment: Segment) -> None:
         """Count a token as said if it is the answer's next one at the end of its sequence."""
         sequence = segment.sequence
-        if segment.position == self._end.get(sequence) and segment.tokens == (self._next(sequence),):
+        tokens = segment.tokens if isinstance(segment, TokenSegment) else ()
+        if segment.position == self._end.get(sequence) and tokens == (self._next(sequence),):
             self._said[sequence] = self._said.get(sequence, 0) + 1
         self._end[sequence] = segment.position + len(segment)
 

@@ -2,9 +2,10 @@
 
 `python -m skingpt_edge.benchmarks.tools.model_calls BUNDLE [--device cuda] [--layout plain] [--repeat 10] [-o FILE]`
 
-A prompt is evaluated in calls of one kind each: tokens, or embeddings of the picture. On a GPU a call's time depends on
-more than its length: on what the call before was, on whether the graph can be used again, on CUDA's own graphs. On a
-CPU it depends on how the weights lie in memory. This tool tells these apart; the benchmark shows only their sum.
+A call evaluates tokens, or embeddings: of a picture, or of a picture and the tokens after it. On a GPU a call's time
+depends on more than its length: on what the call before was, on whether the graph can be used again, on CUDA's own
+graphs. On a CPU it depends on how the weights lie in memory. This tool tells these apart; the benchmark shows only
+their sum.
 """
 
 import argparse
@@ -48,7 +49,7 @@ class Calls:
 
     def embeddings(self, count: int, at: int = 0) -> float:
         segment = EmbeddingSegment(1, at, self._rows[:count])
-        return _seconds(lambda: self._model.evaluate_embeddings(segment))
+        return _seconds(lambda: self._model.evaluate([segment]))
 
     def clear(self) -> None:
         self._model.rewind(1, 0)
@@ -62,13 +63,23 @@ class Calls:
         return {"first_ms": _ms(times[0]), "p50_ms": _ms(median(times[1:]))}
 
     def in_turn(self) -> dict[str, float]:
-        """Picture and question in turn, as a prompt needs them."""
-        pictures, questions = [], []
+        """Picture and question in two calls, and in one, as a prompt has them."""
+        pictures, questions, both = [], [], []
         for _ in range(self._repeat):
             self.clear()
             pictures.append(self.embeddings(PICTURE))
             questions.append(self.tokens(QUESTION, PICTURE))
-        return {"picture_p50_ms": _ms(median(pictures[1:])), "question_p50_ms": _ms(median(questions[1:]))}
+            self.clear()
+            both.append(_seconds(self._together))
+        return {
+            "picture_p50_ms": _ms(median(pictures[1:])),
+            "question_p50_ms": _ms(median(questions[1:])),
+            "together_p50_ms": _ms(median(both[1:])),
+        }
+
+    def _together(self) -> None:
+        question = self._model.embed(self._tokens[:QUESTION])
+        self._model.evaluate([EmbeddingSegment(1, 0, np.concatenate((self._rows[:PICTURE], question)))])
 
     def answer(self) -> dict[str, float]:
         """Single tokens after a prompt; what choosing the next one adds."""
