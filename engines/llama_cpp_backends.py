@@ -1,6 +1,7 @@
-"""llama.cpp's code for this very processor, where a build brings it for several kinds and loads one of them.
+"""llama.cpp's code for this very processor and for GPUs, where a build brings it as libraries that are loaded.
 
-A build for one kind of processor (`GGML_BACKEND_DL` off) has its code linked in; nothing is loaded then.
+Of the code for several kinds of processors one is loaded. Other builds (`GGML_BACKEND_DL` off) have all their code
+linked in; nothing is loaded then.
 """
 
 import ctypes
@@ -13,6 +14,8 @@ from pathlib import Path
 from .errors import EngineUnavailable
 
 FILE_NAME = re.compile(r"libggml-cpu-(\w+)\.so")
+GPU_FILE = Path("cuda", "libggml-cuda.so")
+"""In a folder of its own, so that it is not loaded with the others: cuBLAS, which it needs, is 600 MB."""
 
 
 def load_backends(ggml: ctypes.CDLL, folder: Path) -> None:
@@ -27,7 +30,7 @@ def load_backends(ggml: ctypes.CDLL, folder: Path) -> None:
     load = ggml.ggml_backend_load_all_from_path
     load.argtypes, load.restype = [c_char_p], None
     load(os.fsencode(folder))
-    if _cpu_backend(ggml) is None:
+    if _backend(ggml, b"CPU") is None:
         there = sorted(found[1] for path in folder.iterdir() if (found := FILE_NAME.fullmatch(path.name)))
         raise EngineUnavailable(
             f"llama.cpp has no code for this processor, which needs SSE4.2 at least: {folder} has "
@@ -35,11 +38,21 @@ def load_backends(ggml: ctypes.CDLL, folder: Path) -> None:
         )
 
 
+def load_gpu_backend(ggml: ctypes.CDLL, folder: Path) -> bool:
+    """Load the code for NVIDIA's GPUs, if `folder` has it and it is not loaded yet. False if that failed."""
+    path = folder / GPU_FILE
+    if _backend(ggml, b"CUDA") is not None or not path.exists():
+        return True
+    load = ggml.ggml_backend_load
+    load.argtypes, load.restype = [c_char_p], c_void_p
+    return load(os.fsencode(path)) is not None
+
+
 @cache
 def cpu_variant(ggml: ctypes.CDLL) -> str | None:
     """The kind of processor that the loaded backend is for, by llama.cpp's name; None where it is linked in."""
     # The registry does not tell a backend's file. The loader knows in which file a function of it lies.
-    backend = _cpu_backend(ggml)
+    backend = _backend(ggml, b"CPU")
     find = ggml.ggml_backend_reg_get_proc_address
     find.argtypes, find.restype = [c_void_p, c_char_p], c_void_p
     where = _DlInfo()
@@ -51,10 +64,10 @@ def cpu_variant(ggml: ctypes.CDLL) -> str | None:
     return found[1] if found else None
 
 
-def _cpu_backend(ggml: ctypes.CDLL) -> int | None:
+def _backend(ggml: ctypes.CDLL, name: bytes) -> int | None:
     by_name = ggml.ggml_backend_reg_by_name
     by_name.argtypes, by_name.restype = [c_char_p], c_void_p
-    found: int | None = by_name(b"CPU")
+    found: int | None = by_name(name)
     return found
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from .errors import EngineUnavailable
-from .llama_cpp_backends import cpu_variant, load_backends
+from .llama_cpp_backends import GPU_FILE, cpu_variant, load_backends, load_gpu_backend
 
 SPINS = "1000"
 """How often a thread looks whether the others have finished their part before it sleeps; read by GNU's OpenMP.
@@ -40,9 +40,28 @@ def import_llama_cpp() -> Any:
     except (ImportError, RuntimeError) as error:  # for instance for want of memory
         raise EngineUnavailable(f"llama.cpp cannot be loaded: {error}") from None
     llama_cpp.llama_log_set(_keep_log(llama_cpp), ctypes.c_void_p(0))
-    load_backends(llama_cpp.llama_cpp._lib, Path(llama_cpp.llama_cpp._lib._name).parent)
+    load_backends(llama_cpp.llama_cpp._lib, _folder(llama_cpp))
     llama_cpp.llama_backend_init()
     return llama_cpp
+
+
+def _folder(llama_cpp: Any) -> Path:
+    return Path(llama_cpp.llama_cpp._lib._name).parent
+
+
+def check_gpu() -> None:
+    """Raises EngineUnavailable unless llama.cpp can compute on a GPU. Its code for that is loaded if need be."""
+    lib = import_llama_cpp()
+    if not load_gpu_backend(lib.llama_cpp._lib, _folder(lib)):
+        raise EngineUnavailable(f"llama.cpp's code for NVIDIA's GPUs cannot be loaded: {last_log()}")
+    if lib.llama_supports_gpu_offload():
+        return
+    if (_folder(lib) / GPU_FILE).exists():
+        raise EngineUnavailable(
+            f"device 'cuda' was asked for, but llama.cpp finds no NVIDIA GPU, or no driver that is new enough "
+            f"({last_log()}): ask for 'cpu', or see to the driver"
+        )
+    raise EngineUnavailable("device 'cuda' was asked for, but this llama.cpp runs on the CPU only: ask for 'cpu'")
 
 
 def cpu_features() -> str:

@@ -16,7 +16,7 @@ import numpy as np
 from .base import EngineInfo, Floats, LanguageModelSetup, Segment, TokenSegment
 from .errors import BundleError, EngineError, EngineUnavailable, InputError
 from .exclusive import Exclusive
-from .llama_cpp_library import cpu_code, cpu_features, import_llama_cpp, last_log
+from .llama_cpp_library import check_gpu, cpu_code, cpu_features, import_llama_cpp, last_log
 from .token_embeddings import TokenEmbeddings
 
 
@@ -34,8 +34,8 @@ class LlamaCppModel:
     def __init__(self, path: Path, setup: LanguageModelSetup) -> None:
         """Raises BundleError for a bad file, EngineError, EngineUnavailable, InputError for too much context."""
         self._lib = lib = import_llama_cpp()
-        if setup.device != "cpu" and not lib.llama_supports_gpu_offload():
-            raise EngineUnavailable(f"device {setup.device!r} was asked for, but this llama.cpp runs on the CPU only")
+        if setup.device != "cpu":
+            check_gpu()
         if setup.device == "cpu" and setup.layout == "repacked" and "AMX_INT8 = 1" in cpu_features():
             # It would repack for AMX, whose results are wrong where ONNX Runtime runs in the same thread.
             raise EngineUnavailable(
@@ -225,6 +225,9 @@ def _model_params(lib: Any, setup: LanguageModelSetup) -> Any:
     _set(
         params,
         n_gpu_layers=setup.gpu_layers,
+        # The first GPU or none: without this, one that is there would compute prompts also where the CPU was asked for.
+        split_mode=lib.LLAMA_SPLIT_MODE_NONE,
+        main_gpu=-1 if setup.device == "cpu" else 0,
         # Mapped, the file's pages would stand beside the repacked weights: twice the memory at the same speed.
         load_mode=lib.LLAMA_LOAD_MODE_NONE,
         use_extra_bufts=setup.layout == "repacked",

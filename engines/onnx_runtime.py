@@ -27,6 +27,12 @@ def build() -> str:
     return f"onnxruntime {lib.__version__}; {', '.join(lib.get_available_providers())}"
 
 
+def installed_devices() -> tuple[str, ...]:
+    """The devices that this ONNX Runtime was built for. Raises EngineUnavailable."""
+    there = _import().get_available_providers()
+    return tuple(device for device, provider in PROVIDERS.items() if provider in there)
+
+
 class OrtGraph:
     """A graph run by ONNX Runtime on the device asked for, or an error."""
 
@@ -75,7 +81,7 @@ def _open(path: Path, setup: GraphSetup, profile: str | None = None) -> Any:
     if provider not in lib.get_available_providers():
         raise EngineUnavailable(
             f"device {setup.device!r} was asked for, but this onnxruntime has only "
-            f"{', '.join(lib.get_available_providers())}"
+            f"{', '.join(lib.get_available_providers())}: install onnxruntime-gpu, or ask for --vision-device cpu"
         )
     options = lib.SessionOptions()
     options.intra_op_num_threads = setup.threads

@@ -2,7 +2,8 @@
 
 A new engine is a file in this folder and a line in one of the two tables. The file has a class that is opened with
 `(path, setup)`, a `GraphSetup` or a `LanguageModelSetup`, and implements `GraphEngine` or `LanguageModel`. It also
-has a function `build() -> str` that names the library's version and build, because they decide how fast it is.
+has a function `build() -> str` that names the library's version and build, because they decide how fast it is. Where
+builds differ in the devices that they know, `installed_devices()` names those of the one that is installed.
 """
 
 from collections.abc import Mapping
@@ -34,6 +35,14 @@ class Engine:
         """The library's version and build. Raises EngineUnavailable if it is not installed."""
         return str(self._import().build())
 
+    def is_installed_for(self, device: str) -> bool:
+        """Whether the library is here, in a build that knows the device."""
+        try:
+            module = self._import()
+            return device in getattr(module, "installed_devices", lambda: self.devices)()
+        except EngineUnavailable:
+            return False
+
     def _import(self) -> Any:
         try:
             return import_module(self.module)
@@ -57,15 +66,17 @@ def devices() -> tuple[str, ...]:
 
 
 def choose(engines: Mapping[str, Engine], name: str | None, device: str) -> str:
-    """The engine of this name if it has the device; without a name the first engine that has it.
+    """The engine of this name if it has the device; without a name the first one for it that is installed.
 
-    Raises InputError naming the engines or devices there are.
+    If none is, the first one: to open it says what is missing. Raises InputError naming what there is.
     """
     if name is not None and name not in engines:
         raise InputError(f"engine {name!r} is unknown; known are {', '.join(engines)}")
-    for known, engine in engines.items():
-        if name in (None, known) and device in engine.devices:
-            return known
+    able = [known for known, engine in engines.items() if name in (None, known) and device in engine.devices]
+    if len(able) > 1:
+        return next((known for known in able if engines[known].is_installed_for(device)), able[0])
+    if able:
+        return able[0]
     names = [name] if name else list(engines)
     there = dict.fromkeys(device for known in names for device in engines[known].devices)
     raise InputError(f"device {device!r} is unknown to {' and '.join(names)}; known are {', '.join(there)}")

@@ -21,6 +21,12 @@ def build() -> str:
     return f"tensorrt-rtx {library().__version__}"
 
 
+def installed_devices() -> tuple[str, ...]:
+    """Raises EngineUnavailable without the library."""
+    library()
+    return ("cuda",)
+
+
 class TensorRtxGraph:
     """A graph run by TensorRT-RTX, or an error."""
 

@@ -43,7 +43,7 @@ def check_target(target: str, name: str = "") -> None:
     if target not in TARGETS:
         raise EngineUnavailable(
             f"TensorRT-RTX builds no plan for {name or 'a GPU'} ({target}), only for {', '.join(TARGETS)}: "
-            "leave --vision-engine out, and ONNX Runtime is used"
+            "ask for --vision-engine onnxruntime, or for --vision-device cpu"
         )
 
 
@@ -78,7 +78,7 @@ def build_plan(path: Path, target: str) -> memoryview:
         if "FP32 GEMM is not supported" in log.reason():
             raise EngineError(
                 f"{path.name}: TensorRT-RTX multiplies no float32 on {target}: make the bundle anew with --vision f16, "
-                "or leave --vision-engine out, and ONNX Runtime is used"
+                "or ask for --vision-engine onnxruntime, or for --vision-device cpu"
             )
         raise EngineError(f"{path.name}: TensorRT-RTX cannot build a plan for {target}: {log.reason()}")
     return memoryview(plan).cast("B")
@@ -112,5 +112,5 @@ def _refuse(name: str, errors: list[Any]) -> None:
         raise BundleError(f"{name}: TensorRT-RTX cannot read it: {reason:.{MAX_REASON}}")
     raise EngineError(
         f"{name}: TensorRT-RTX does not take its operators {', '.join(operators)}. Graphs of int8 vision have such: "
-        "make the bundle with --vision f16, or leave --vision-engine out, and ONNX Runtime is used"
+        "make the bundle with --vision f16, or ask for --vision-engine onnxruntime, or for --vision-device cpu"
     )

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from skingpt_edge.engines import llama_cpp_model, token_embeddings
+from skingpt_edge.engines import llama_cpp_library, llama_cpp_model, token_embeddings
 from skingpt_edge.engines.base import EmbeddingSegment, TokenSegment
 from skingpt_edge.engines.errors import EngineError, EngineUnavailable, InputError
 from skingpt_edge.engines.gguf_header import read_gguf_header
@@ -140,6 +140,28 @@ def test_a_device_that_is_not_there_is_an_error():
         pytest.skip("this llama.cpp has a GPU")
     with pytest.raises(EngineUnavailable, match="'cuda' was asked for"):
         open_language_model(FILE, language_setup(device="cuda", gpu_layers=99))
+
+
+def test_where_the_cpu_was_asked_for_no_gpu_computes_and_otherwise_the_first_one():
+    """llama.cpp would let a GPU that is there compute prompts even of layers that stay on the processor."""
+    lib = import_llama_cpp()
+    on_cpu, on_gpu = (
+        llama_cpp_model._model_params(lib, language_setup(device=device, gpu_layers=layers))
+        for device, layers in (("cpu", 0), ("cuda", 99))
+    )
+    assert (on_cpu.split_mode, on_cpu.main_gpu) == (lib.LLAMA_SPLIT_MODE_NONE, -1)
+    assert (on_gpu.split_mode, on_gpu.main_gpu) == (lib.LLAMA_SPLIT_MODE_NONE, 0)
+
+
+def test_code_for_gpus_that_cannot_be_loaded_is_an_error_with_the_reason(tmp_path, monkeypatch):
+    (tmp_path / "cuda").mkdir()
+    monkeypatch.setattr(llama_cpp_library, "_folder", lambda _: tmp_path)
+    if not import_llama_cpp().llama_supports_gpu_offload():
+        with pytest.raises(EngineUnavailable, match="runs on the CPU only: ask for 'cpu'"):
+            llama_cpp_library.check_gpu()
+    (tmp_path / "cuda/libggml-cuda.so").write_bytes(b"no library")
+    with pytest.raises(EngineUnavailable, match=r"code for NVIDIA's GPUs cannot be loaded: .*libggml-cuda.so"):
+        llama_cpp_library.check_gpu()
 
 
 def test_a_context_beyond_the_trained_one_is_an_error():

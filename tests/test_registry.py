@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+from types import ModuleType
 
 import pytest
 from skingpt_edge.engines import registry
@@ -154,6 +155,32 @@ def test_without_a_name_the_first_engine_that_has_the_device_is_chosen():
         registry.choose(engines, "a", "gpu")
     with pytest.raises(InputError, match="device 'tpu' is unknown to a and b; known are cpu, gpu"):
         registry.choose(engines, None, "tpu")
+
+
+def test_of_several_engines_for_a_device_the_first_one_that_is_installed_is_chosen(monkeypatch):
+    engines = {name: registry.Engine(f"engine_{name}", "A", ("gpu",)) for name in ("missing", "without", "able")}
+    for name, there in (("without", ("cpu",)), ("able", ("gpu",))):
+        module = ModuleType(f"engine_{name}")
+        module.installed_devices = lambda there=there: there
+        monkeypatch.setitem(sys.modules, module.__name__, module)
+    assert registry.choose(engines, None, "gpu") == "able"
+    del engines["able"]
+    assert registry.choose(engines, None, "gpu") == "missing"  # to open it says what is missing
+    assert registry.choose(engines, "without", "gpu") == "without"  # asked for by name it is not exchanged
+
+
+def test_the_engines_say_what_the_installed_library_can_run_on(monkeypatch):
+    ort = registry.GRAPH_ENGINES["onnxruntime"]
+    providers = ["CPUExecutionProvider"]
+    monkeypatch.setattr("onnxruntime.get_available_providers", lambda: providers)
+    assert (ort.is_installed_for("cpu"), ort.is_installed_for("cuda")) == (True, False)
+    providers.append("CUDAExecutionProvider")
+    assert ort.is_installed_for("cuda")
+    rtx = registry.GRAPH_ENGINES["tensorrt-rtx"]
+    monkeypatch.setitem(sys.modules, "tensorrt_rtx_bindings", ModuleType("tensorrt_rtx_bindings"))
+    assert rtx.is_installed_for("cuda")
+    monkeypatch.setitem(sys.modules, "tensorrt_rtx_bindings", None)
+    assert not rtx.is_installed_for("cuda")
 
 
 def public(kind: type) -> set[str]:

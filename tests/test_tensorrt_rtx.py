@@ -99,7 +99,9 @@ def test_other_graphs_that_cannot_be_built_are_refused(tmp_path):
 
 def test_a_gpu_that_the_library_does_not_build_for_is_refused(bundle, monkeypatch):
     monkeypatch.setattr(plan_cache, "gpu_facts", lambda: GpuFacts("NVIDIA H100", "sm90", DRIVER))
-    with pytest.raises(EngineUnavailable, match=r"no plan for NVIDIA H100 \(sm90\), only for sm75, .*leave --vision-e"):
+    with pytest.raises(
+        EngineUnavailable, match=r"no plan for NVIDIA H100 \(sm90\), only for sm75, .*--vision-engine onnx"
+    ):
         plan_for(bundle, QFORMER)
 
 

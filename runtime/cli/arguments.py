@@ -89,7 +89,7 @@ def add_setup(parser: ArgumentParser) -> None:
         ("language", registry.LANGUAGE_MODELS, "the language model"),
     )
     for half, engines, name in halves:
-        said = f"library that runs {name} (default: the first one for the device)"
+        said = f"library that runs {name} (default: the first one for the device that is installed)"
         parser.add_argument(f"--{half}-engine", choices=engines, help=said)
     parser.add_argument(
         "--threads", type=int, metavar="N", help="threads (default: what `skingpt tune` found, or one for each core)"
