@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from ..engines import registry
 from ..engines.base import GraphEngine, GraphSetup, LanguageModel, LanguageModelSetup
-from .bundle import Bundle
+from .bundle import Bundle, Progress
 from .check_picture import check_vision
 from .options import Setup
 from .plan_cache import plan_for
@@ -21,13 +21,13 @@ class Engines:
     language_model: LanguageModel
 
 
-def load(bundle: Bundle, setup: Setup) -> Engines:
-    """Load vision and language model at the same time.
+def load(bundle: Bundle, setup: Setup, progress: Progress | None = None) -> Engines:
+    """Load vision and language model at the same time; `progress` hears of `plan` when a graph is compiled for a GPU.
 
     Raises BundleError, also for a file that changes meanwhile, EngineError, InputError.
     """
     with ThreadPoolExecutor(1) as pool, ExitStack() as opened:
-        vision = pool.submit(load_vision, bundle, setup.vision)
+        vision = pool.submit(load_vision, bundle, setup.vision, progress)
         try:
             model = load_language_model(bundle, setup.language_model)
             opened.callback(model.close)
@@ -40,7 +40,7 @@ def load(bundle: Bundle, setup: Setup) -> Engines:
         return engines
 
 
-def load_vision(bundle: Bundle, setup: GraphSetup) -> VisionModel:
+def load_vision(bundle: Bundle, setup: GraphSetup, progress: Progress | None = None) -> VisionModel:
     """Load a bundle's two graphs. What was compiled for this machine is compared with the bundle's self-test at once.
 
     Raises BundleError, EngineError.
@@ -49,7 +49,7 @@ def load_vision(bundle: Bundle, setup: GraphSetup) -> VisionModel:
     with ExitStack() as stack:
         graphs = []
         for name in (part.encoder, part.qformer):
-            graphs.append(_open_graph(bundle, name, setup))
+            graphs.append(_open_graph(bundle, name, setup, progress))
             stack.callback(graphs[-1].close)
         vision = VisionModel(bundle, *graphs)
         if registry.GRAPH_ENGINES[setup.engine].needs_plan:
@@ -58,9 +58,9 @@ def load_vision(bundle: Bundle, setup: GraphSetup) -> VisionModel:
         return vision
 
 
-def _open_graph(bundle: Bundle, name: str, setup: GraphSetup) -> GraphEngine:
+def _open_graph(bundle: Bundle, name: str, setup: GraphSetup, progress: Progress | None) -> GraphEngine:
     if registry.GRAPH_ENGINES[setup.engine].needs_plan:
-        return registry.open_graph(bundle.file(name), setup, plan_for(bundle, name))
+        return registry.open_graph(bundle.file(name), setup, plan_for(bundle, name, progress))
     return registry.open_graph(bundle.file(name), setup)
 
 

@@ -16,7 +16,7 @@ from typing import Any
 from ..engines.cuda_driver import gpu_facts
 from ..engines.errors import BundleError, EngineError
 from ..engines.tensorrt_rtx_plan import PICTURES, Plan, build_plan, check_target, library
-from .bundle import Bundle, hash_file
+from .bundle import Bundle, Progress, hash_file
 from .cache_folder import cache_folder, forget, keep, read_kept
 
 FORMAT = 1
@@ -68,10 +68,11 @@ class BuiltPlan:
     size: int
 
 
-def plan_for(bundle: Bundle, graph: str) -> Plan:
+def plan_for(bundle: Bundle, graph: str, progress: Progress | None = None) -> Plan:
     """The plan of a bundle's graph for this machine's GPU: the one in the cache, or else built now and kept there.
 
-    Raises BundleError, EngineError, EngineUnavailable.
+    `progress` is called with `plan`, 0 and 0 before one is built, which takes up to a minute. Raises BundleError,
+    EngineError, EngineUnavailable.
     """
     facts = gpu_facts()
     check_target(facts.target, facts.name)
@@ -79,6 +80,8 @@ def plan_for(bundle: Bundle, graph: str) -> Plan:
     found = read_plan(key, facts.driver)
     if isinstance(found, Plan):
         return found
+    if progress:
+        progress("plan", 0, 0)
     plan = Plan(_build(bundle, graph, facts.target), f"built now: {found}")
     # Without a writable cache it is built at every start; that is slow, not wrong.
     with suppress(OSError, RuntimeError):

@@ -76,15 +76,16 @@ class SkinGPT:
         """Check and load a bundle: its path, or the name it is installed under; else the demonstration bundle.
 
         All files are hashed the first time this machine sees the bundle, or with `verify`; `progress` is told how far
-        that is. Raises BundleError, EngineError, also where the GPU asked for has too little memory free, InputError
-        for options that cannot be met or a path that is none.
+        that is, and of `plan` when a graph is compiled for this machine's GPU. Raises BundleError, EngineError, also
+        where the GPU asked for has too little memory free, InputError for options that cannot be met or a path that is
+        none.
         """
         instance("verify", verify, bool)
         if progress is not None and not callable(progress):
             raise InputError(f"progress is {progress!r:.60}, expected a function")
         begun = time.perf_counter()
         bundle = open_bundle(_folder(path), verify=verify, progress=progress)
-        return cls._load(bundle, Options() if options is None else options, begun)
+        return cls._load(bundle, Options() if options is None else options, begun, progress)
 
     @classmethod
     def from_bundle(cls, bundle: Bundle, options: Options | None = None) -> Self:
@@ -92,12 +93,12 @@ class SkinGPT:
         return cls._load(bundle, Options() if options is None else options, time.perf_counter())
 
     @classmethod
-    def _load(cls, bundle: Bundle, options: Options, begun: float) -> Self:
+    def _load(cls, bundle: Bundle, options: Options, begun: float, progress: Progress | None = None) -> Self:
         instance("bundle", bundle, Bundle)
         instance("options", options, Options)
         setup = resolve(bundle, options)
         check_gpu_memory(bundle, setup)
-        engines = load(bundle, setup)
+        engines = load(bundle, setup, progress)
         return cls(bundle, engines, setup, options, load_seconds=time.perf_counter() - begun)
 
     @property

@@ -166,10 +166,12 @@ def test_everything_that_decides_a_plan_is_in_its_key(bundle):
 
 
 def test_a_plan_is_built_once(bundle, card):
-    first = plan_for(bundle, QFORMER)
+    heard = []
+    first = plan_for(bundle, QFORMER, lambda *said: heard.append(said))
     assert first.origin == "built now: there was none in the cache"
-    second = plan_for(bundle, QFORMER)
+    second = plan_for(bundle, QFORMER, lambda *said: heard.append(said))
     assert (second.origin, second.data) == ("from the cache", bytes(first.data))
+    assert heard == [("plan", 0, 0)]  # before the one that takes long
 
 
 def flip(path: Path) -> None:

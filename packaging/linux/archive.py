@@ -28,8 +28,12 @@ Description: describes photos of skin conditions, offline
  SkinGPT-4 on a clinic's own PC, without a network and without PyTorch: a
  command, a service for other programs, and a page for touch screens. It
  brings its own Python and libraries, and a small demonstration model.
- .
+{more} .
  Not for diagnosis.
+"""
+FOR_GPUS = """\
+ .
+ This one can use NVIDIA's GPUs, too. Their driver is not part of it.
 """
 SCRIPTS = Path(__file__).parent / "deb"
 UNIT_PROGRAMS = ("/opt/skingpt-edge/bin/skingpt", "%h/.local/share/skingpt-edge/bin/skingpt")
@@ -84,7 +88,8 @@ def make_deb(stage: Path, target: Path, version: str, time: int, level: int) -> 
         control.mkdir()
         files = sorted(path for path in usr.rglob("*") if path.is_file() and not path.is_symlink())
         kilobytes = sum(-(-path.stat().st_size // 1024) for path in files)
-        (control / "control").write_text(CONTROL.format(name=NAME, version=version, kilobytes=kilobytes))
+        more = FOR_GPUS if "+cuda" in version else ""
+        (control / "control").write_text(CONTROL.format(name=NAME, version=version, kilobytes=kilobytes, more=more))
         (control / "md5sums").write_text("".join(f"{_md5(path)}  {path.relative_to(root)}\n" for path in files))
         for script in sorted(SCRIPTS.iterdir()):
             shutil.copyfile(script, control / script.name)

@@ -25,7 +25,8 @@ KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
 TARGET = ["--python-version=3.13", "--implementation=cp", "--abi=cp313", "--abi=abi3", "--abi=none"]
 PLATFORMS = ("any", "manylinux2014_x86_64", "manylinux_2_17_x86_64", "manylinux_2_27_x86_64", "manylinux_2_28_x86_64")
 WHEELS_ONLY = "--only-binary=:all:"
-
+FOR_PACKAGE = [WHEELS_ONLY, *TARGET, *(f"--platform={platform}" for platform in PLATFORMS)]
+GPU = ("cuda", "rtx")
 
 # Suites that may have a file, by the archive of Debian that they are in.
 SUITES = {"Debian": ("trixie", "bookworm", "forky", "sid"), "Debian-Security": ("trixie-security",)}
@@ -54,16 +55,21 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("inputs", type=Path, help="the folder for what is fetched")
     parser.add_argument("tools", type=Path, help="the virtual environment for compiler and other tools")
+    parser.add_argument("--gpu", nargs="+", choices=GPU, help="only what a package for GPUs has and needs besides")
     given = parser.parse_args()
     inputs: Path = given.inputs
     inputs.mkdir(parents=True, exist_ok=True)
+    if given.gpu:
+        _fetch_from_index(given.tools / "bin" / "python", inputs, "cuda-tools", [WHEELS_ONLY])
+        for name in given.gpu:
+            _fetch_from_index(given.tools / "bin" / "python", inputs, f"{name}-wheels", FOR_PACKAGE)
+        return
     missing = [source for source in sources() if _sha256(inputs / source.file) != source.sha256]
     if missing:
         _fetch_from_debian(missing, inputs)
     python = Path(sys.executable)
     _fetch_from_index(python, inputs, "tools", [WHEELS_ONLY])
-    platforms = [f"--platform={platform}" for platform in PLATFORMS]
-    _fetch_from_index(python, inputs, "wheels", [WHEELS_ONLY, *TARGET, *platforms])
+    _fetch_from_index(python, inputs, "wheels", FOR_PACKAGE)
     python = _install_tools(inputs, given.tools)
     # pip asks a package of sources what it is, and for that needs the tools.
     _fetch_from_index(python, inputs, "sdists", ["--no-binary=:all:", "--no-build-isolation"])

@@ -7,7 +7,10 @@ from collections import defaultdict
 from pathlib import Path
 
 SITE = "lib/skingpt-edge/python/lib/python3.13/site-packages"
-LARGE = {"numpy", "onnxruntime", "pillow", "llama.cpp", "cryptography", "skingpt-edge"}
+LARGE = {
+    "numpy", "onnxruntime", "pillow", "llama.cpp", "cryptography", "skingpt-edge", "llama.cpp for GPUs", "nvidia",
+    "tensorrt-rtx",
+}  # fmt: skip
 
 
 def main() -> None:
@@ -30,7 +33,12 @@ def _part(path: Path) -> str:
     if not path.is_relative_to(SITE):
         return "Python" if path.is_relative_to("lib/skingpt-edge/python") else "documents and units"
     name = path.relative_to(SITE).parts[0].split(".")[0].split("-")[0].lower()
-    names = {"pil": "pillow", "llama_cpp": "llama.cpp", "skingpt_edge": "skingpt-edge"}
+    names = {
+        "pil": "pillow", "llama_cpp": "llama.cpp", "skingpt_edge": "skingpt-edge", "tensorrt_rtx_libs": "tensorrt-rtx",
+        "tensorrt_rtx_bindings": "tensorrt-rtx",
+    }  # fmt: skip
+    if path.name == "libggml-cuda.so":
+        return "llama.cpp for GPUs"
     if name == "skingpt_edge" and "demo" in path.parts:
         return "demonstration model"
     name = names.get(name, name)

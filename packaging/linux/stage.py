@@ -26,6 +26,10 @@ LIBRARIES = [
     "pillow", "prometheus_client", "py_minisign", "simplejpeg", "skingpt_edge", "starlette", "typing_extensions",
     "uvicorn",
 ]  # fmt: skip
+GPU_LIBRARIES = {
+    "cuda": ["nvidia_cublas", "nvidia_cuda_runtime"],
+    "rtx": ["tensorrt_rtx_cu13_bindings", "tensorrt_rtx_cu13_libs"],
+}
 NOT_PYTHON = [
     "bin/*-config", "bin/idle*", "bin/pydoc*", "include", "share", "lib/*.a", "lib/pkgconfig",
     *(f"lib/python3.13/{name}" for name in (
@@ -50,6 +54,8 @@ NOT_LIBRARIES = [
         "llava_cpp.py", "mtmd*.py", "server",
     )),
     "skingpt_edge/export", "skingpt_edge/benchmarks",
+    # Of NVIDIA's libraries what is compiled with, and one that nothing here calls.
+    "nvidia/cu13/include", "nvidia/cu13/lib/cmake", "nvidia/cu13/lib/libnvblas.so*", "nvidia/cu13/.metadata",
     # True only of the whole wheels, or of the folder that they were installed from.
     "bin", *(f"*.dist-info/{name}" for name in (
         "RECORD", "INSTALLER", "REQUESTED", "direct_url.json", "entry_points.txt",
@@ -63,13 +69,15 @@ def main() -> None:
     parser.add_argument("python", type=Path, help="the Python that python.sh built")
     parser.add_argument("wheels", type=Path, help="the folder of wheels")
     parser.add_argument("target", type=Path)
+    parser.add_argument("--gpu", nargs="+", default=[], choices=GPU_LIBRARIES, help="with these libraries, too")
     given = parser.parse_args()
     target: Path = given.target
     shutil.rmtree(target, ignore_errors=True)
     shutil.copytree(given.python, target / PYTHON, symlinks=True)
     _remove(target / PYTHON, NOT_PYTHON)
     _forget_build_folders(target / STDLIB, given.python.parent)
-    _install(given.wheels, target / STDLIB / "site-packages")
+    libraries = [*LIBRARIES, *(library for name in given.gpu for library in GPU_LIBRARIES[name])]
+    _install(given.wheels, libraries, target / STDLIB / "site-packages")
     _compile(target / PYTHON)
     _other_files(target)
     _set_modes(target)
@@ -89,9 +97,9 @@ def _forget_build_folders(stdlib: Path, build: Path) -> None:
         path.write_text(path.read_text().replace(str(build), "/build"))
 
 
-def _install(wheels: Path, target: Path) -> None:
+def _install(wheels: Path, libraries: list[str], target: Path) -> None:
     files = []
-    for name in LIBRARIES:
+    for name in libraries:
         found = sorted(wheels.glob(f"{name}-*.whl"))
         if len(found) != 1:
             sys.exit(f"{wheels} has {len(found)} wheels of {name}, expected one")

@@ -70,6 +70,7 @@ def _facts(bundle: Bundle, options: Options) -> dict[str, Any]:
         "format": manifest.format,
         "size_bytes": sum(entry.size for entry in manifest.files.values()),
         "vision": manifest.vision.precision,
+        "vision_arithmetic": manifest.vision.arithmetic,
         "language_model": manifest.llm.type,
         "context": manifest.llm.context,
         "made_by": manifest.provenance.exporter,

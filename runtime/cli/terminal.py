@@ -14,11 +14,13 @@ def show_progress(text: str) -> None:
 
 
 def show_hashing(name: str, done: int, total: int) -> None:
-    """How much of a file is hashed, or that the self-test runs, on a terminal only."""
+    """How much of a file is hashed, or what else is done once on this machine, on a terminal only."""
     if not sys.stderr.isatty():
         return
     if name == "self-test":
         show_progress("loading both halves and making the bundle's self-test, once on this machine")
+    elif name == "plan":
+        show_progress("compiling a part of vision for this GPU, once on this machine; it takes up to a minute")
     else:
         end = "\n" if done == total else "\r"
         print(f"checking {name} {done / 1e6:,.0f} of {total / 1e6:,.0f} MB", end=end, file=sys.stderr, flush=True)

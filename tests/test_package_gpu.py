@@ -1,0 +1,101 @@
+"""The package for NVIDIA's GPUs, on a machine without one: it works, and says what is missing where a GPU is asked for.
+
+`make package GPU=cuda` or `GPU="cuda rtx"` makes it, which CI does not: it takes half an hour more.
+"""
+
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+from empty_debian import EmptyDebian, NoDebian
+from support import run
+from test_package import DIAGNOSE, OUT, PICTURES, STAGE, SUITES, VERSION, as_root, listed, script, tokens
+
+LINUX = Path(script("fetch").__file__).parent
+FLAVOURS = ("cuda", "cuda.rtx")
+
+
+def stage(flavour: str) -> Path:
+    return STAGE.with_name(f"{STAGE.name}+{flavour}")
+
+
+def deb(flavour: str) -> Path:
+    found = OUT / f"skingpt-edge_{VERSION}+{flavour}_amd64.deb"
+    if not found.exists():
+        pytest.skip(f'needs the package: make package GPU="{flavour.replace(".", " ")}"')
+    return found
+
+
+def test_the_libraries_are_those_that_vision_was_tested_with():
+    tested = listed(LINUX.parents[1] / "constraints.txt")
+    assert listed(LINUX / "rtx-wheels.txt").items() <= tested.items()
+
+
+@pytest.mark.parametrize("gpu", ["rtx", "metal", "cuda metal"])
+def test_a_flavour_that_does_not_exist_is_refused(gpu):
+    made = subprocess.run(["make", "-C", LINUX, f"GPU={gpu}"], capture_output=True, text=True, check=False)
+    assert made.returncode == 2
+    assert f'GPU is "{gpu}"' in made.stderr
+
+
+@pytest.mark.parametrize("flavour", FLAVOURS)
+def test_every_library_of_it_runs_with_glibc_2_28(flavour):
+    deb(flavour)
+    check = script("check_libraries")
+    files = list(check.elf_files(stage(flavour)))
+    assert any(path.name == "libggml-cuda.so" for path in files)
+    assert any("tensorrt" in path.name for path in files) == ("rtx" in flavour)
+    assert list(check.faults(stage(flavour), files)) == []
+
+
+@as_root
+@pytest.mark.parametrize("flavour", FLAVOURS)
+def test_it_takes_the_other_packages_place_and_works_without_a_gpu(flavour, tmp_path):
+    package, plain = deb(flavour), OUT / f"skingpt-edge_{VERSION}_amd64.deb"
+    if not plain.exists():
+        pytest.skip("needs the package without a GPU, too: make package")
+    kept = os.environ.get("KEPT_DEBIANS")
+    try:
+        debian = EmptyDebian(tmp_path, SUITES[0], Path(kept) if kept else None)
+    except NoDebian as error:
+        pytest.skip(str(error))
+    (debian.root / "srv/pictures").mkdir()
+    for path, place in ((package, "srv"), (plain, "srv"), *((picture, "srv/pictures") for picture in PICTURES)):
+        debian.put(path, place)
+    before = debian.files(), debian.packages()
+    expected = tokens(run("skingpt", "diagnose", *PICTURES, "--json").stdout)
+
+    for name in (plain.name, package.name):
+        found = debian.run(f"dpkg -i /srv/{name} >&2; {DIAGNOSE}")
+        assert found.returncode == 0, found.stderr
+        assert tokens(found.stdout) == expected
+
+    asked = f"{DIAGNOSE} --device cuda"
+    without_vision = debian.run(f"{asked} --vision-device cpu")
+    assert without_vision.returncode == 6
+    assert "llama.cpp finds no NVIDIA GPU, or no driver that is new enough" in without_vision.stderr
+    both = debian.run(asked)
+    assert both.returncode == 6
+    missing = "NVIDIA's driver is not installed" if "rtx" in flavour else "ask for --vision-device cpu"
+    assert missing in both.stderr
+
+    removed = debian.run("dpkg -P skingpt-edge")
+    assert removed.returncode == 0, removed.stderr
+    files = debian.files()
+    left = {name for name in files.keys() | before[0].keys() if files.get(name) != before[0].get(name)}
+    assert {name for name in left if not name.startswith(("root/.cache", "root/.local"))} == set()
+    assert debian.packages() == before[1]
+
+
+@pytest.mark.parametrize("flavour", FLAVOURS)
+def test_its_licences_and_parts_are_listed(flavour):
+    deb(flavour)
+    doc = stage(flavour) / "share/doc/skingpt-edge"
+    index, bom = (doc / "licenses/index.txt").read_text(), (doc / "sbom.cdx.json").read_text()
+    wanted = ["nvidia-cublas", "nvidia-cuda-runtime", *(["tensorrt-rtx-cu13-libs"] if "rtx" in flavour else [])]
+    for name in wanted:
+        assert name in index
+        assert f"pkg:pypi/{name}@" in bom
+        assert any((doc / "licenses" / name).iterdir())
+    assert "libggml-cuda.so" in bom
