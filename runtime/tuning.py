@@ -23,11 +23,11 @@ from .cache_folder import cache_folder, keep, read_kept
 from .loading import load_language_model, load_vision
 from .machine import logical_cpus, physical_cores, processor_name
 from .options import RANGES, Setup
-from .requirements import Speed
+from .requirements import PROMPT_TOKENS, Speed
 
-SCHEMA = "skingpt-tuning/4"
+SCHEMA = "skingpt-tuning/5"
 MAX_BYTES = 100_000
-PROMPT, ANSWER, TRIALS = 32, 8, 3  # tokens of a prompt and of an answer, and how often both are timed
+ANSWER, TRIALS = 8, 3  # tokens of an answer, and how often it and its prompt are timed
 TOO_LITTLE = 0.97
 """Another layout is taken only if it takes less than this part of the first's time: a smaller gain may be chance."""
 
@@ -108,13 +108,14 @@ def _vision_seconds(bundle: Bundle, setup: Setup, threads: int) -> float:
 
 def _language_model_speed(model: LanguageModel, threads: int) -> Speed:
     model.set_threads(threads, threads)
-    prompt, (token, *_) = TokenSegment(1, 0, tuple(range(3, 3 + PROMPT))), model.tokenize("a", bos=False)
+    length = min(PROMPT_TOKENS, model.n_batch)  # one call, as it is for a new picture
+    prompt, (token, *_) = TokenSegment(1, 0, tuple(range(3, 3 + length))), model.tokenize("a", bos=False)
     prefill, decode = [], []
     for _ in range(TRIALS):
         model.rewind(1, 0)
-        prefill.append(_timed(lambda: model.evaluate([prompt])) / PROMPT)
+        prefill.append(_timed(lambda: model.evaluate([prompt])) / length)
         for i in range(ANSWER):
-            step = TokenSegment(1, PROMPT + i, (token,))
+            step = TokenSegment(1, length + i, (token,))
             decode.append(_timed(lambda step=step: model.evaluate([step])))  # type: ignore[misc]
     return Speed(min(prefill), min(decode))
 

@@ -106,7 +106,7 @@ def test_a_note_that_cannot_be_used_is_ignored(bundle):
     for broken in (
         "",
         "[]",
-        whole.replace("tuning/4", "tuning/9"),
+        whole.replace("tuning/5", "tuning/9"),
         whole.replace('"layout": "plain"', '"layout": "odd"'),
         whole.replace('"threads": 3', '"threads": -3'),
         whole.replace('"threads": 3', '"threads": true'),
