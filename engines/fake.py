@@ -57,7 +57,8 @@ class FakeLanguageModel:
         return self._scripted[token - FIRST_SCRIPTED] if token >= FIRST_SCRIPTED else bytes([token - 3])
 
     def embed(self, tokens: Sequence[int]) -> Floats:
-        return np.stack([np.array([TOKEN, token, *[0] * (self.n_embd - 2)], np.float32) for token in tokens])
+        rows = [[TOKEN, token, *[0] * (self.n_embd - 2)] for token in tokens]
+        return np.array(rows, np.float32).reshape(-1, self.n_embd)
 
     def evaluate(self, segments: Sequence[Segment]) -> Floats:
         self._check_room(sum(map(len, segments)))

@@ -145,7 +145,7 @@ class TorchLlama:
         return str(self._tokenizer.id_to_piece(token)).replace("\u2581", " ").encode()
 
     def embed(self, tokens: Sequence[int]) -> Floats:
-        rows: Floats = self._llama.get_input_embeddings()(torch.tensor(tokens)).numpy()
+        rows: Floats = self._llama.get_input_embeddings()(torch.tensor(tokens, dtype=torch.long)).numpy()
         return rows
 
     def evaluate(self, segments: Sequence[Segment]) -> Floats:

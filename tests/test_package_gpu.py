@@ -99,3 +99,14 @@ def test_its_licences_and_parts_are_listed(flavour):
         assert f"pkg:pypi/{name}@" in bom
         assert any((doc / "licenses" / name).iterdir())
     assert "libggml-cuda.so" in bom
+
+
+def test_it_compiles_vision_for_a_card_that_is_not_there(make_bundle):
+    deb("cuda.rtx")
+    build = "import sys; from pathlib import Path; from skingpt_edge.engines.tensorrt_rtx_plan import build_plan"
+    graph = make_bundle("f16", "q8_0") / "vision_encoder.onnx"
+    python = stage("cuda.rtx") / "lib/skingpt-edge/python/bin/python3.13"
+    command = [python, "-I", "-c", f"{build}; print(len(build_plan(Path(sys.argv[1]), 'sm89')))", graph]
+    built = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert built.returncode == 0, built.stderr
+    assert int(built.stdout) > graph.with_name("vision_encoder.onnx.data").stat().st_size / 2
