@@ -41,11 +41,16 @@ def load_backends(ggml: ctypes.CDLL, folder: Path) -> None:
 def load_gpu_backend(ggml: ctypes.CDLL, folder: Path) -> bool:
     """Load the code for NVIDIA's GPUs, if `folder` has it and it is not loaded yet. False if that failed."""
     path = folder / GPU_FILE
-    if _backend(ggml, b"CUDA") is not None or not path.exists():
+    if has_gpu_code(ggml) or not path.exists():
         return True
     load = ggml.ggml_backend_load
     load.argtypes, load.restype = [c_char_p], c_void_p
     return load(os.fsencode(path)) is not None
+
+
+def has_gpu_code(ggml: ctypes.CDLL) -> bool:
+    """Whether code for NVIDIA's GPUs is loaded or linked in; that says nothing of a GPU."""
+    return _backend(ggml, b"CUDA") is not None
 
 
 @cache

@@ -5,14 +5,16 @@ The log is kept for error messages. The few functions of ggml that are called di
 
 import ctypes
 import os
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+from .cuda_driver import gpu_facts
 from .errors import EngineUnavailable
-from .llama_cpp_backends import GPU_FILE, cpu_variant, load_backends, load_gpu_backend
+from .llama_cpp_backends import GPU_FILE, cpu_variant, has_gpu_code, load_backends, load_gpu_backend
 
 SPINS = "1000"
 """How often a thread looks whether the others have finished their part before it sleeps; read by GNU's OpenMP.
@@ -54,14 +56,36 @@ def check_gpu() -> None:
     lib = import_llama_cpp()
     if not load_gpu_backend(lib.llama_cpp._lib, _folder(lib)):
         raise EngineUnavailable(f"llama.cpp's code for NVIDIA's GPUs cannot be loaded: {last_log()}")
-    if lib.llama_supports_gpu_offload():
-        return
-    if (_folder(lib) / GPU_FILE).exists():
+    if not has_gpu_code(lib.llama_cpp._lib):
+        raise EngineUnavailable("device 'cuda' was asked for, but this llama.cpp runs on the CPU only: ask for 'cpu'")
+    if not lib.llama_supports_gpu_offload():
         raise EngineUnavailable(
             f"device 'cuda' was asked for, but llama.cpp finds no NVIDIA GPU, or no driver that is new enough "
             f"({last_log()}): ask for 'cpu', or see to the driver"
         )
-    raise EngineUnavailable("device 'cuda' was asked for, but this llama.cpp runs on the CPU only: ask for 'cpu'")
+    if (_folder(lib) / GPU_FILE).exists():
+        _check_card(lib.llama_print_system_info().decode())
+
+
+def _check_card(features: str) -> None:
+    """Raises EngineUnavailable for a GPU that the package's code is not for: llama.cpp would end the process.
+
+    That code is for GPUs alone. A build that can compile for others when it is loaded is not asked.
+    """
+    facts = gpu_facts()
+    found = re.search(r"ARCHS = ([\d,]+)", features)
+    there = [int(number) for number in found[1].split(",")] if found else []
+    asked = 10 * int(facts.target.removeprefix("sm"))
+    if not any(_runs_on(code, asked) for code in there):
+        raise EngineUnavailable(
+            f"llama.cpp's code for GPUs is for {', '.join(f'sm{code // 10}' for code in there) or 'none'}, "
+            f"and {facts.name} is {facts.target}: ask for 'cpu', or build the package with CUDA_ARCHITECTURES"
+        )
+
+
+def _runs_on(code: int, gpu: int) -> bool:
+    """By CUDA's rules: on newer GPUs of the same generation; from 12.0 on llama.cpp is built for one kind alone."""
+    return code == gpu or (code < 1200 and code // 100 == gpu // 100 and code < gpu)
 
 
 def cpu_features() -> str:

@@ -52,8 +52,6 @@ class LlamaCppModel:
             kind = EngineError if "alloc" in reason else BundleError  # too little memory is no fault of the file
             raise kind(f"{path.name}: llama.cpp cannot load it ({reason})")
         owned.callback(lib.llama_model_free, self._model)
-        self._embeddings = TokenEmbeddings(path)
-        owned.callback(self._embeddings.close)
         trained = lib.llama_model_n_ctx_train(self._model)
         if setup.context > trained:
             self.close()
@@ -69,6 +67,11 @@ class LlamaCppModel:
         self.n_vocab: int = lib.llama_vocab_n_tokens(self._vocab)
         self.n_ctx = setup.cells
         self.n_batch = setup.batch
+        try:
+            self._embeddings = TokenEmbeddings(lib.llama_cpp._lib, self._model, self.n_embd, self.n_vocab)
+        except EngineError:
+            self.close()
+            raise
         self._token_batch = lib.llama_batch_init(setup.batch, 0, 1)
         self._embedding_batch = lib.llama_batch_init(setup.batch, self.n_embd, 1)
         for batch in (self._token_batch, self._embedding_batch):
@@ -203,6 +206,8 @@ def _place(batch: Any, segments: Sequence[Segment]) -> list[int]:
     """Say where in the KV cache each item of a batch belongs; the numbers of the segments' last items."""
     ends, count = [], 0
     for segment in segments:
+        if not len(segment):
+            raise EngineError("a segment without tokens or embeddings has no logits")
         for position in range(segment.position, segment.position + len(segment)):
             batch.pos[count] = position
             batch.n_seq_id[count] = 1

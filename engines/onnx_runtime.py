@@ -81,7 +81,7 @@ def _open(path: Path, setup: GraphSetup, profile: str | None = None) -> Any:
     if provider not in lib.get_available_providers():
         raise EngineUnavailable(
             f"device {setup.device!r} was asked for, but this onnxruntime has only "
-            f"{', '.join(lib.get_available_providers())}: install onnxruntime-gpu, or ask for --vision-device cpu"
+            f"{', '.join(lib.get_available_providers())}: ask for --vision-device cpu, or install onnxruntime-gpu"
         )
     options = lib.SessionOptions()
     options.intra_op_num_threads = setup.threads

@@ -38,8 +38,8 @@ class Engine:
     def is_installed_for(self, device: str) -> bool:
         """Whether the library is here, in a build that knows the device."""
         try:
-            module = self._import()
-            return device in getattr(module, "installed_devices", lambda: self.devices)()
+            self.build()
+            return device in getattr(self._import(), "installed_devices", lambda: self.devices)()
         except EngineUnavailable:
             return False
 

@@ -1,76 +1,60 @@
-"""A language model's embedding matrix, read row by row from its GGUF file.
+"""A language model's embedding matrix, read row by row from llama.cpp's own memory.
 
 llama.cpp evaluates tokens or embeddings in one call, never both. With the tokens' embeddings a picture and the question
 about it are one call, as they are in the original.
 """
 
 import ctypes
-import os
 from collections.abc import Sequence
 from ctypes import c_bool, c_char_p, c_int, c_int64, c_size_t, c_void_p
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from .base import Floats
-from .errors import BundleError, EngineError
-from .gguf_header import read_gguf_header
-from .llama_cpp_library import ggml_library
+from .errors import EngineError
 
-NAME = "token_embd.weight"
+NAME = b"token_embd.weight"
+FIND = "_ZNK11llama_model10get_tensorEPKc"
+"""`llama_model::get_tensor(const char *) const`; llama.h has no function for it any more."""
 FLOAT32 = 0  # ggml's number of a type that need not be converted
 
 
 class TokenEmbeddings:
-    """The rows of the matrix as llama.cpp looks them up, in float32. A picture's bytes never come here."""
+    """The rows of the matrix as llama.cpp looks them up, in float32. They are there as long as the model is."""
 
-    def __init__(self, path: Path) -> None:
-        """Raises BundleError for a file without such a matrix."""
-        header = read_gguf_header(path)
-        found = [tensor for tensor in header.tensors if tensor.name == NAME]
-        lib = ggml_library()
-        lib.ggml_row_size.argtypes, lib.ggml_row_size.restype = [c_int, c_int64], c_size_t
-        self._row_size = lib.ggml_row_size(found[0].type, header.n_embd) if found else 0
-        if not found or found[0].size != self._row_size * header.n_vocab:
-            raise BundleError(f"{path.name}: {NAME} is not {header.n_vocab} rows of {header.n_embd}")
-        self._tensor, self._n_embd, self._n_vocab = found[0], header.n_embd, header.n_vocab
-        self._to_float = _converter(lib, self._tensor.type)
-        self._name = path.name
-        self._file = path.open("rb", buffering=0)
-        self._state = self._now()
+    def __init__(self, llama: ctypes.CDLL, model: Any, n_embd: int, n_vocab: int) -> None:
+        """`llama` is the library, `model` its pointer. Raises EngineError for a matrix that cannot be read."""
+        self._shape = n_vocab, n_embd
+        self._tensor = _find(llama, model)
+        self._read = _function(llama, "ggml_backend_tensor_get", [c_void_p, c_void_p, c_size_t, c_size_t], None)
+        facts = ctypes.cast(self._tensor, ctypes.POINTER(_Tensor)).contents if self._tensor else None
+        # A matrix in another order than the file's, or on a GPU, has other rows or none.
+        if not facts or tuple(facts.ne[:2]) != (n_embd, n_vocab) or not _is_host(llama, facts.buffer):
+            raise EngineError("llama.cpp does not show the embeddings of its tokens; llama-cpp-python 0.3.36 is needed")
+        row_size = _function(llama, "ggml_row_size", [c_int, c_int64], c_size_t)
+        self._row = (ctypes.c_char * row_size(facts.type, n_embd))()
+        self._to_float = None if facts.type == FLOAT32 else _converter(llama, facts.type)
 
     def rows(self, tokens: Sequence[int]) -> Floats:
-        """Embeddings (tokens, n_embd). Raises EngineError for a number that is no token, or if the file changed."""
-        result = np.empty((len(tokens), self._n_embd), np.float32)
-        try:
-            # It is read long after the bundle was verified.
-            if self._now() != self._state:
-                raise EngineError(f"{self._name} has changed since it was loaded: open the bundle again")
-            for row, token in zip(result, tokens, strict=True):
-                self._read(token, row)
-        except OSError as error:
-            raise EngineError(f"{self._name} cannot be read any more: {error.strerror}") from None
+        """Embeddings (tokens, n_embd). Raises EngineError for a number that is no token."""
+        n_vocab, n_embd = self._shape
+        result = np.empty((len(tokens), n_embd), np.float32)
+        for row, token in zip(result, tokens, strict=True):
+            if not 0 <= token < n_vocab:  # llama.cpp would end the process
+                raise EngineError(f"token {token}, but the vocabulary has {n_vocab}")
+            self._read(self._tensor, self._row, token * len(self._row), len(self._row))
+            if self._to_float is None:
+                row[:] = np.frombuffer(self._row, np.float32)
+            else:
+                self._to_float(self._row, row.ctypes.data, n_embd)
         return result
 
-    def close(self) -> None:
-        self._file.close()
 
-    def _read(self, token: int, row: Floats) -> None:
-        if not 0 <= token < self._n_vocab:
-            raise EngineError(f"token {token}, but the vocabulary has {self._n_vocab}")
-        place = self._tensor.offset + token * self._row_size
-        data = os.pread(self._file.fileno(), self._row_size, place)
-        if len(data) != self._row_size:
-            raise EngineError(f"{self._name} ends before its last token's embedding")
-        if self._to_float is None:
-            row[:] = np.frombuffer(data, np.float32)
-        else:
-            self._to_float(data, row.ctypes.data, self._n_embd)
+class _Tensor(ctypes.Structure):
+    """ggml's `ggml_tensor`, as far as it is read here."""
 
-    def _now(self) -> tuple[int, int]:
-        state = os.fstat(self._file.fileno())
-        return state.st_size, state.st_mtime_ns
+    _fields_ = (("type", c_int), ("buffer", c_void_p), ("ne", c_int64 * 4))
 
 
 class _TypeTraits(ctypes.Structure):
@@ -82,13 +66,29 @@ class _TypeTraits(ctypes.Structure):
         ("blck_size_interleave", c_int64),
         ("type_size", c_size_t),
         ("is_quantized", c_bool),
-        ("to_float", ctypes.CFUNCTYPE(None, c_char_p, c_void_p, c_int64)),
+        ("to_float", ctypes.CFUNCTYPE(None, c_void_p, c_void_p, c_int64)),
     )
 
 
-def _converter(lib: ctypes.CDLL, kind: int) -> Any:
-    """ggml's own function, the one that llama.cpp looks rows up with; none for float32."""
-    if kind == FLOAT32:
+def _find(llama: ctypes.CDLL, model: Any) -> int | None:
+    try:
+        found: int | None = _function(llama, FIND, [c_void_p, c_char_p], c_void_p)(model, NAME)
+    except AttributeError:
         return None
-    lib.ggml_get_type_traits.argtypes, lib.ggml_get_type_traits.restype = [c_int], ctypes.POINTER(_TypeTraits)
-    return lib.ggml_get_type_traits(kind).contents.to_float
+    return found
+
+
+def _is_host(llama: ctypes.CDLL, buffer: int) -> bool:
+    return bool(_function(llama, "ggml_backend_buffer_is_host", [c_void_p], c_bool)(buffer))
+
+
+def _converter(llama: ctypes.CDLL, kind: int) -> Any:
+    """ggml's own function, the one that llama.cpp looks rows up with."""
+    return _function(llama, "ggml_get_type_traits", [c_int], ctypes.POINTER(_TypeTraits))(kind).contents.to_float
+
+
+def _function(library: ctypes.CDLL, name: str, arguments: list[Any], result: Any) -> Any:
+    # By item: each is an object of its own, and nobody else's declaration of the same function is changed.
+    function = library[name]
+    function.argtypes, function.restype = arguments, result
+    return function

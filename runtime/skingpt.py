@@ -76,9 +76,9 @@ class SkinGPT:
         """Check and load a bundle: its path, or the name it is installed under; else the demonstration bundle.
 
         All files are hashed the first time this machine sees the bundle, or with `verify`; `progress` is told how far
-        that is, and of `plan` when a graph is compiled for this machine's GPU. Raises BundleError, EngineError, also
-        where the GPU asked for has too little memory free, InputError for options that cannot be met or a path that is
-        none.
+        that is. It is told of `plan`, by another thread, when a graph is compiled for this machine's GPU. Raises
+        BundleError, EngineError, also where the GPU asked for has too little memory free, InputError for options that
+        cannot be met or a path that is none.
         """
         instance("verify", verify, bool)
         if progress is not None and not callable(progress):

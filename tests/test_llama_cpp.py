@@ -5,13 +5,14 @@ import re
 import shutil
 import subprocess
 import sys
-from contextlib import closing
+from contextlib import closing, nullcontext
 from pathlib import Path
 
 import numpy as np
 import pytest
 from skingpt_edge.engines import llama_cpp_library, llama_cpp_model, token_embeddings
 from skingpt_edge.engines.base import EmbeddingSegment, TokenSegment
+from skingpt_edge.engines.cuda_driver import GpuFacts
 from skingpt_edge.engines.errors import EngineError, EngineUnavailable, InputError
 from skingpt_edge.engines.gguf_header import read_gguf_header
 from skingpt_edge.engines.llama_cpp_library import SPINS, import_llama_cpp
@@ -35,7 +36,7 @@ def with_embeddings_as(kind: str, folder: Path) -> Path:
     params.ftype, params.allow_requantize = lib.LLAMA_FTYPE_MOSTLY_Q8_0, True
     params.token_embedding_type = getattr(lib, f"GGML_TYPE_{kind.upper()}")
     assert lib.llama_model_quantize(os.fsencode(FILE), os.fsencode(folder / "llm.gguf"), params) == 0
-    [matrix] = [one for one in read_gguf_header(folder / "llm.gguf").tensors if one.name == token_embeddings.NAME]
+    [matrix] = [one for one in read_gguf_header(folder / "llm.gguf").tensors if one.name == "token_embd.weight"]
     assert matrix.type == params.token_embedding_type
     return folder / "llm.gguf"
 
@@ -94,18 +95,24 @@ def test_a_number_that_is_no_token_has_no_embedding(token, model):
         model.embed((1, token))
 
 
-def test_embeddings_of_a_file_that_changed_are_refused(tmp_path):
+def test_the_file_is_not_needed_for_the_embeddings(tmp_path):
+    """A stick may be pulled out when the model is loaded."""
     shutil.copy(FILE, tmp_path)
     with closing(open_language_model(tmp_path / FILE.name, language_setup())) as model:
         expected = model.embed((1, 20))
-        (tmp_path / FILE.name).unlink()  # what was opened is still there
+        (tmp_path / FILE.name).write_bytes(b"gone")
         assert np.array_equal(model.embed((1, 20)), expected)
-    shutil.copy(FILE, tmp_path)
-    with closing(open_language_model(tmp_path / FILE.name, language_setup())) as model:
-        with (tmp_path / FILE.name).open("r+b") as file:
-            file.write(b"x")
-        with pytest.raises(EngineError, match="has changed since it was loaded"):
-            model.embed((1, 20))
+
+
+def test_a_llama_cpp_that_does_not_show_its_embeddings_is_an_error(monkeypatch):
+    monkeypatch.setattr(token_embeddings, "FIND", "no_such_function")
+    with pytest.raises(EngineError, match=r"does not show the embeddings .* 0\.3\.36 is needed"):
+        open_language_model(FILE, language_setup())
+
+
+def test_a_segment_with_nothing_in_it_is_refused(model):
+    with pytest.raises(EngineError, match="without tokens or embeddings"):
+        model.evaluate([TokenSegment(1, 0, ()), TokenSegment(2, 0, (5,))])
 
 
 def test_a_snapshot_brings_a_sequence_back(model):
@@ -143,7 +150,10 @@ def test_a_device_that_is_not_there_is_an_error():
 
 
 def test_where_the_cpu_was_asked_for_no_gpu_computes_and_otherwise_the_first_one():
-    """llama.cpp would let a GPU that is there compute prompts even of layers that stay on the processor."""
+    """llama.cpp would let a GPU that is there compute prompts even of layers that stay on the processor.
+
+    This is what it is asked for. That it does so can be seen on a machine with a GPU alone.
+    """
     lib = import_llama_cpp()
     on_cpu, on_gpu = (
         llama_cpp_model._model_params(lib, language_setup(device=device, gpu_layers=layers))
@@ -153,15 +163,42 @@ def test_where_the_cpu_was_asked_for_no_gpu_computes_and_otherwise_the_first_one
     assert (on_gpu.split_mode, on_gpu.main_gpu) == (lib.LLAMA_SPLIT_MODE_NONE, 0)
 
 
-def test_code_for_gpus_that_cannot_be_loaded_is_an_error_with_the_reason(tmp_path, monkeypatch):
+@pytest.fixture
+def without_gpu_code():
+    if llama_cpp_library.has_gpu_code(import_llama_cpp().llama_cpp._lib):
+        pytest.skip("this llama.cpp has code for GPUs")
+
+
+def test_code_for_gpus_that_cannot_be_loaded_is_an_error_with_the_reason(tmp_path, monkeypatch, without_gpu_code):
     (tmp_path / "cuda").mkdir()
     monkeypatch.setattr(llama_cpp_library, "_folder", lambda _: tmp_path)
-    if not import_llama_cpp().llama_supports_gpu_offload():
-        with pytest.raises(EngineUnavailable, match="runs on the CPU only: ask for 'cpu'"):
-            llama_cpp_library.check_gpu()
+    with pytest.raises(EngineUnavailable, match="runs on the CPU only: ask for 'cpu'"):
+        llama_cpp_library.check_gpu()
     (tmp_path / "cuda/libggml-cuda.so").write_bytes(b"no library")
     with pytest.raises(EngineUnavailable, match=r"code for NVIDIA's GPUs cannot be loaded: .*libggml-cuda.so"):
         llama_cpp_library.check_gpu()
+
+
+def test_code_for_gpus_without_a_gpu_is_an_error(monkeypatch, without_gpu_code):
+    """As in a build that has it linked in, too."""
+    monkeypatch.setattr(llama_cpp_library, "has_gpu_code", lambda _: True)
+    with pytest.raises(EngineUnavailable, match="finds no NVIDIA GPU, or no driver"):
+        llama_cpp_library.check_gpu()
+
+
+@pytest.mark.parametrize(
+    ("target", "runs"),
+    [("sm61", False), ("sm75", True), ("sm80", True), ("sm86", True), ("sm89", True), ("sm90", False),
+     ("sm100", False), ("sm120", True), ("sm121", False)],
+)  # fmt: skip
+def test_a_card_that_the_packages_code_is_not_for_is_an_error(target, runs, monkeypatch):
+    monkeypatch.setattr(llama_cpp_library, "gpu_facts", lambda: GpuFacts("NVIDIA Card", target, "580"))
+    features = "CUDA : ARCHS = 750,800,1200 | USE_GRAPHS = 1 | CPU : AVX2 = 1 | "
+    expected = (
+        nullcontext() if runs else pytest.raises(EngineUnavailable, match=rf"for sm75, sm80, sm120, .* {target}:")
+    )
+    with expected:
+        llama_cpp_library._check_card(features)
 
 
 def test_a_context_beyond_the_trained_one_is_an_error():

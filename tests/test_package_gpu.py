@@ -5,12 +5,26 @@
 
 import os
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 from empty_debian import EmptyDebian, NoDebian
 from support import run
-from test_package import DIAGNOSE, OUT, PICTURES, STAGE, SUITES, VERSION, as_root, listed, script, tokens
+from test_package import (
+    DIAGNOSE,
+    OUT,
+    PICTURES,
+    PYTHON_3_13,
+    STAGE,
+    SUITES,
+    VERSION,
+    as_root,
+    listed,
+    script,
+    tokens,
+    works,
+)  # fmt: skip
 
 LINUX = Path(script("fetch").__file__).parent
 FLAVOURS = ("cuda", "cuda.rtx")
@@ -32,7 +46,7 @@ def test_the_libraries_are_those_that_vision_was_tested_with():
     assert listed(LINUX / "rtx-wheels.txt").items() <= tested.items()
 
 
-@pytest.mark.parametrize("gpu", ["rtx", "metal", "cuda metal"])
+@pytest.mark.parametrize("gpu", ["rtx", "rtx cuda", "cuda cuda", "metal", "cuda metal"])
 def test_a_flavour_that_does_not_exist_is_refused(gpu):
     made = subprocess.run(["make", "-C", LINUX, f"GPU={gpu}"], capture_output=True, text=True, check=False)
     assert made.returncode == 2
@@ -80,6 +94,11 @@ def test_it_takes_the_other_packages_place_and_works_without_a_gpu(flavour, tmp_
         assert refused.returncode == 6
         assert said in refused.stderr
 
+    back = debian.run(f"dpkg -i /srv/{plain.name} >&2; {DIAGNOSE}")
+    assert back.returncode == 0, back.stderr
+    assert tokens(back.stdout) == expected
+    assert not list((debian.root / "usr/lib/skingpt-edge").rglob("libggml-cuda.so"))
+
     removed = debian.run("dpkg -P skingpt-edge")
     assert removed.returncode == 0, removed.stderr
     files = debian.files()
@@ -99,6 +118,24 @@ def test_its_licences_and_parts_are_listed(flavour):
         assert f"pkg:pypi/{name}@" in bom
         assert any((doc / "licenses" / name).iterdir())
     assert "libggml-cuda.so" in bom
+    assert "CUDA C++ Core Libraries" in index
+
+
+@pytest.mark.skipif(not works(PYTHON_3_13), reason="needs a Python 3.13 of this machine: name it in PYTHON_3_13")
+@pytest.mark.parametrize("flavour", FLAVOURS)
+def test_pip_installs_it_from_the_folder_of_wheels(flavour, tmp_path):
+    deb(flavour)
+    python = tmp_path / "venv/bin/python"
+    subprocess.run([PYTHON_3_13, "-m", "venv", "--without-pip", tmp_path / "venv"], check=True)
+    wheels = ["--no-index", "--find-links", OUT / f"wheels+{flavour}"]
+    named = [f"skingpt-edge[cpu,serve{',rtx' * ('rtx' in flavour)}]", "nvidia-cublas", "nvidia-cuda-runtime"]
+    without = {"PATH": str(tmp_path), "HOME": str(tmp_path), "PIP_CONFIG_FILE": os.devnull}
+    pip = [sys.executable, "-m", "pip", "--python", python, "install", *wheels, *named]
+    installed = subprocess.run(pip, env=without, capture_output=True, text=True, check=False)
+    assert installed.returncode == 0, installed.stderr
+    command = [python.with_name("skingpt"), "diagnose", PICTURES[0], "--device", "cuda", "--vision-device", "cpu"]
+    refused = subprocess.run(command, env=without, capture_output=True, text=True, check=False)
+    assert "llama.cpp finds no NVIDIA GPU, or no driver" in refused.stderr  # it was loaded, with cuBLAS
 
 
 def test_it_compiles_vision_for_a_card_that_is_not_there(make_bundle):

@@ -11,7 +11,7 @@ from types import ModuleType
 import pytest
 from skingpt_edge.engines import registry
 from skingpt_edge.engines.base import GraphEngine, LanguageModel, TokenSegment
-from skingpt_edge.engines.errors import EngineError, InputError
+from skingpt_edge.engines.errors import EngineError, EngineUnavailable, InputError
 from skingpt_edge.engines.fake import FakeLanguageModel
 from skingpt_edge.export.torch_engines import TorchEncoder, TorchLlama, TorchQFormer
 from support import ROOT, language_setup, run
@@ -158,10 +158,19 @@ def test_without_a_name_the_first_engine_that_has_the_device_is_chosen():
 
 
 def test_of_several_engines_for_a_device_the_first_one_that_is_installed_is_chosen(monkeypatch):
-    engines = {name: registry.Engine(f"engine_{name}", "A", ("gpu",)) for name in ("missing", "without", "able")}
+    engines = {
+        name: registry.Engine(f"engine_{name}", "A", ("gpu",)) for name in ("missing", "bare", "without", "able")
+    }
+
+    def not_there():
+        raise EngineUnavailable("its library is not installed")
+
+    monkeypatch.setitem(sys.modules, "engine_bare", module := ModuleType("engine_bare"))
+    module.build = not_there
     for name, there in (("without", ("cpu",)), ("able", ("gpu",))):
         module = ModuleType(f"engine_{name}")
         module.installed_devices = lambda there=there: there
+        module.build = lambda: "1"
         monkeypatch.setitem(sys.modules, module.__name__, module)
     assert registry.choose(engines, None, "gpu") == "able"
     del engines["able"]
@@ -177,7 +186,9 @@ def test_the_engines_say_what_the_installed_library_can_run_on(monkeypatch):
     providers.append("CUDAExecutionProvider")
     assert ort.is_installed_for("cuda")
     rtx = registry.GRAPH_ENGINES["tensorrt-rtx"]
-    monkeypatch.setitem(sys.modules, "tensorrt_rtx_bindings", ModuleType("tensorrt_rtx_bindings"))
+    library = ModuleType("tensorrt_rtx_bindings")
+    library.__version__ = "1"
+    monkeypatch.setitem(sys.modules, "tensorrt_rtx_bindings", library)
     assert rtx.is_installed_for("cuda")
     monkeypatch.setitem(sys.modules, "tensorrt_rtx_bindings", None)
     assert not rtx.is_installed_for("cuda")

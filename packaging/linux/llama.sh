@@ -14,6 +14,13 @@ for change in "$(dirname "$0")"/llama/*.patch; do
     patch --silent -d "$source/vendor/llama.cpp" -p1 < "$change"
 done
 
+# ninja goes by times, and those in an archive are old: what was compiled of other sources must not stay.
+sources=$(cat "$(dirname "$0")"/sdists.txt "$(dirname "$0")"/llama/*.patch | sha256sum)
+if [ "$sources" != "$(cat "$BUILD/.llama-sources" 2> /dev/null)" ]; then
+    rm -rf "$BUILD/llama" "$BUILD/cuda"
+    echo "$sources" > "$BUILD/.llama-sources"
+fi
+
 list="$source/vendor/llama.cpp/ggml/src/CMakeLists.txt"
 for name in $variants; do
     sed -i -E "s/^( *)ggml_add_cpu_backend_variant\(($name) /\1GGML_ADD_CPU_BACKEND_VARIANT(\2 /" "$list"
