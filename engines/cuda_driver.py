@@ -51,13 +51,18 @@ class GpuFacts:
 
 def gpu_facts() -> GpuFacts:
     """Of the first GPU. Raises EngineUnavailable if there is none, or no driver."""
+    return GpuFacts(*gpu_kind(), _driver_version())
+
+
+def gpu_kind() -> tuple[str, str]:
+    """The first GPU's name and compute capability, `sm89` for 8.9. Raises EngineUnavailable as `gpu_facts` does."""
     device = _first_device()
     name = ctypes.create_string_buffer(NAME_BYTES)
     _call("cuDeviceGetName", name, NAME_BYTES, device)
     major, minor = c_int(), c_int()
     _call("cuDeviceGetAttribute", byref(major), CAPABILITY_MAJOR, device)
     _call("cuDeviceGetAttribute", byref(minor), CAPABILITY_MINOR, device)
-    return GpuFacts(name.value.decode(), f"sm{major.value}{minor.value}", _driver_version())
+    return name.value.decode(), f"sm{major.value}{minor.value}"
 
 
 class Gpu:

@@ -12,7 +12,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from .cuda_driver import gpu_facts
+from .cuda_driver import gpu_kind
 from .errors import EngineUnavailable
 from .llama_cpp_backends import GPU_FILE, cpu_variant, has_gpu_code, load_backends, load_gpu_backend
 
@@ -70,16 +70,16 @@ def check_gpu() -> None:
 def _check_card(features: str) -> None:
     """Raises EngineUnavailable for a GPU that the package's code is not for: llama.cpp would end the process.
 
-    That code is for GPUs alone. A build that can compile for others when it is loaded is not asked.
+    That code is compiled for these kinds alone (cuda.sh), and not again for others when it is loaded.
     """
-    facts = gpu_facts()
+    name, target = gpu_kind()
     found = re.search(r"ARCHS = ([\d,]+)", features)
     there = [int(number) for number in found[1].split(",")] if found else []
-    asked = 10 * int(facts.target.removeprefix("sm"))
+    asked = 10 * int(target.removeprefix("sm"))
     if not any(_runs_on(code, asked) for code in there):
         raise EngineUnavailable(
             f"llama.cpp's code for GPUs is for {', '.join(f'sm{code // 10}' for code in there) or 'none'}, "
-            f"and {facts.name} is {facts.target}: ask for 'cpu', or build the package with CUDA_ARCHITECTURES"
+            f"and {name} is {target}: ask for 'cpu', or build the package with CUDA_ARCHITECTURES"
         )
 
 

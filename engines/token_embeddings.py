@@ -29,8 +29,7 @@ class TokenEmbeddings:
         self._tensor = _find(llama, model)
         self._read = _function(llama, "ggml_backend_tensor_get", [c_void_p, c_void_p, c_size_t, c_size_t], None)
         facts = ctypes.cast(self._tensor, ctypes.POINTER(_Tensor)).contents if self._tensor else None
-        # A matrix in another order than the file's, or on a GPU, has other rows or none.
-        if not facts or tuple(facts.ne[:2]) != (n_embd, n_vocab) or not _is_host(llama, facts.buffer):
+        if not facts or tuple(facts.ne[:2]) != (n_embd, n_vocab) or not _keeps_rows(llama, facts.buffer):
             raise EngineError("llama.cpp does not show the embeddings of its tokens; llama-cpp-python 0.3.36 is needed")
         row_size = _function(llama, "ggml_row_size", [c_int, c_int64], c_size_t)
         self._row = (ctypes.c_char * row_size(facts.type, n_embd))()
@@ -78,8 +77,13 @@ def _find(llama: ctypes.CDLL, model: Any) -> int | None:
     return found
 
 
-def _is_host(llama: ctypes.CDLL, buffer: int) -> bool:
-    return bool(_function(llama, "ggml_backend_buffer_is_host", [c_void_p], c_bool)(buffer))
+def _keeps_rows(llama: ctypes.CDLL, buffer: int) -> bool:
+    """Whether rows in this memory are as in the file: the processor's, or a GPU's, where a copy for the output may lie.
+
+    Weights that are laid out anew cannot be read.
+    """
+    name = _function(llama, "ggml_backend_buffer_name", [c_void_p], c_char_p)(buffer)
+    return bool(_function(llama, "ggml_backend_buffer_is_host", [c_void_p], c_bool)(buffer)) or name.startswith(b"CUDA")
 
 
 def _converter(llama: ctypes.CDLL, kind: int) -> Any:

@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 from skingpt_edge.engines import llama_cpp_library, llama_cpp_model, token_embeddings
 from skingpt_edge.engines.base import EmbeddingSegment, TokenSegment
-from skingpt_edge.engines.cuda_driver import GpuFacts
 from skingpt_edge.engines.errors import EngineError, EngineUnavailable, InputError
 from skingpt_edge.engines.gguf_header import read_gguf_header
 from skingpt_edge.engines.llama_cpp_library import SPINS, import_llama_cpp
@@ -192,7 +191,7 @@ def test_code_for_gpus_without_a_gpu_is_an_error(monkeypatch, without_gpu_code):
      ("sm100", False), ("sm120", True), ("sm121", False)],
 )  # fmt: skip
 def test_a_card_that_the_packages_code_is_not_for_is_an_error(target, runs, monkeypatch):
-    monkeypatch.setattr(llama_cpp_library, "gpu_facts", lambda: GpuFacts("NVIDIA Card", target, "580"))
+    monkeypatch.setattr(llama_cpp_library, "gpu_kind", lambda: ("NVIDIA Card", target))
     features = "CUDA : ARCHS = 750,800,1200 | USE_GRAPHS = 1 | CPU : AVX2 = 1 | "
     expected = (
         nullcontext() if runs else pytest.raises(EngineUnavailable, match=rf"for sm75, sm80, sm120, .* {target}:")

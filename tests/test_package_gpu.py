@@ -53,6 +53,14 @@ def test_a_flavour_that_does_not_exist_is_refused(gpu):
     assert f'GPU is "{gpu}"' in made.stderr
 
 
+@pytest.mark.parametrize("asked", ["80", "90-virtual", "100a-real", "120-real", "75-real;80-real"])
+def test_a_kind_of_card_that_could_not_be_told_later_is_refused(asked):
+    environment = {**os.environ, "CUDA_ARCHITECTURES": f"75-real {asked}"}
+    built = subprocess.run([LINUX / "cuda.sh"], env=environment, capture_output=True, text=True, check=False)
+    assert built.returncode == 1
+    assert f"CUDA_ARCHITECTURES has {asked}; known are" in built.stderr
+
+
 @pytest.mark.parametrize("flavour", FLAVOURS)
 def test_every_library_of_it_runs_with_glibc_2_28(flavour):
     deb(flavour)

@@ -5,6 +5,13 @@
 set -eu
 # GeForce RTX 20; RTX 30 and 40, A100; RTX 50. Code for 8.0 runs on all of 8.x.
 architectures="${CUDA_ARCHITECTURES:-75-real 80-real 120a-real}"
+# Only these can be told from each other when the library is loaded (engines/llama_cpp_library.py).
+for architecture in $architectures; do
+    echo "$architecture" | grep -Eqx '(7[5-9]|8[0-9]|9[0-9]|10[0-9]|11[0-9])-real|12[0-9]a-real' || {
+        echo "CUDA_ARCHITECTURES has $architecture; known are such as 75-real, 90-real, 120a-real" >&2
+        exit 1
+    }
+done
 unset CFLAGS CXXFLAGS CPPFLAGS LDFLAGS PYTHONPATH PYTHONHOME MAKEFLAGS MFLAGS MAKELEVEL
 export PATH="$TOOLS/bin:$PATH"
 

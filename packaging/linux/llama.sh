@@ -15,7 +15,7 @@ for change in "$(dirname "$0")"/llama/*.patch; do
 done
 
 # ninja goes by times, and those in an archive are old: what was compiled of other sources must not stay.
-sources=$(cat "$(dirname "$0")"/sdists.txt "$(dirname "$0")"/llama/*.patch | sha256sum)
+sources=$(cat "$(dirname "$0")"/sdists.txt "$(dirname "$0")"/toolchain.sh "$(dirname "$0")"/llama/*.patch | sha256sum)
 if [ "$sources" != "$(cat "$BUILD/.llama-sources" 2> /dev/null)" ]; then
     rm -rf "$BUILD/llama" "$BUILD/cuda"
     echo "$sources" > "$BUILD/.llama-sources"
