@@ -7,7 +7,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from . import processor
+from . import onnx_cuda_libraries, processor
 from .base import Array, EngineInfo, GraphSetup, TensorSpec
 from .errors import BundleError, EngineError, EngineUnavailable
 from .forked_children import keep_in_children
@@ -23,13 +23,13 @@ EXACT_PRODUCTS = "session.x64quantprecision"
 
 def build() -> str:
     """This ONNX Runtime's version and what it can run on. Raises EngineUnavailable."""
-    lib = _import()
+    lib = import_onnxruntime()
     return f"onnxruntime {lib.__version__}; {', '.join(lib.get_available_providers())}"
 
 
 def installed_devices() -> tuple[str, ...]:
     """The devices that this ONNX Runtime was built for. Raises EngineUnavailable."""
-    there = _import().get_available_providers()
+    there = import_onnxruntime().get_available_providers()
     return tuple(device for device, provider in PROVIDERS.items() if provider in there)
 
 
@@ -38,18 +38,11 @@ class OrtGraph:
 
     def __init__(self, path: Path, setup: GraphSetup) -> None:
         """Raises BundleError for a file that is no graph, EngineUnavailable for a device that is not there."""
-        self._session: Any = _open(path, setup)
+        self._session: Any = open_session(path, setup)
         self._name = path.name
-        self._setup = setup
-        self.inputs = tuple(_spec(arg) for arg in self._session.get_inputs())
-        self.outputs = tuple(_spec(arg) for arg in self._session.get_outputs())
-        self.info = EngineInfo(
-            engine="onnxruntime",
-            version=_import().__version__,
-            device=setup.device,
-            threads=self._session.get_session_options().intra_op_num_threads,
-            details={"providers": ", ".join(self._session.get_providers())},
-        )
+        self.inputs = tuple(spec_of(arg) for arg in self._session.get_inputs())
+        self.outputs = tuple(spec_of(arg) for arg in self._session.get_outputs())
+        self.info = info_of(self._session, setup)
 
     def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
         names = [output.name for output in self.outputs]
@@ -58,8 +51,7 @@ class OrtGraph:
         try:
             return dict(zip(names, self._session.run(names, dict(inputs)), strict=True))
         except Exception as error:
-            _check_memory(self._name, error)
-            raise EngineError(f"{self._name}: ONNX Runtime failed: {_reason(error)}") from error
+            raise failure(self._name, error) from error
 
     def close(self) -> None:
         self._session = None
@@ -68,21 +60,36 @@ class OrtGraph:
 def profile_operators(path: Path, setup: GraphSetup, inputs: Mapping[str, Array], runs: int) -> list[dict[str, Any]]:
     """The events of ONNX Runtime's own profile of `runs` runs of a graph. Raises as `OrtGraph` does."""
     with TemporaryDirectory() as folder:
-        session = _open(path, setup, profile=str(Path(folder) / "graph"))
+        session = open_session(path, setup, profile=str(Path(folder) / "graph"))
         for _ in range(runs):
             session.run(None, dict(inputs))
         events: list[dict[str, Any]] = json.loads(Path(session.end_profiling()).read_text())
     return events
 
 
-def _open(path: Path, setup: GraphSetup, profile: str | None = None) -> Any:
-    """A session; `profile` is the beginning of the file that its profile is written to."""
-    lib, provider = _import(), PROVIDERS[setup.device]
+def open_session(
+    path: Path,
+    setup: GraphSetup,
+    *,
+    profile: str | None = None,
+    provider_options: Mapping[str, str] | None = None,
+    sizes: Mapping[str, int] | None = None,
+    config: Mapping[str, str] | None = None,
+) -> Any:
+    """ONNX Runtime's session of a graph on the device that the setup names.
+
+    `profile` is the beginning of the file that its profile is written to, `provider_options` are those of the device's
+    execution provider, `sizes` fixes dimensions by name, and `config` has further entries of its configuration.
+    Raises as `OrtGraph` does.
+    """
+    lib, provider = import_onnxruntime(), PROVIDERS[setup.device]
     if provider not in lib.get_available_providers():
         raise EngineUnavailable(
             f"device {setup.device!r} was asked for, but this onnxruntime has only "
-            f"{', '.join(lib.get_available_providers())}: ask for --vision-device cpu, or install onnxruntime-gpu"
+            f"{', '.join(lib.get_available_providers())}: {onnx_cuda_libraries.REMEDY}"
         )
+    if setup.device == "cuda":
+        onnx_cuda_libraries.prepare(lib)
     options = lib.SessionOptions()
     options.intra_op_num_threads = setup.threads
     options.log_severity_level = 4  # its errors come as exceptions; its log would stand beside ours
@@ -92,23 +99,47 @@ def _open(path: Path, setup: GraphSetup, profile: str | None = None) -> Any:
         # Its sums of 8-bit products would overflow and the picture would be misread. With VNNI they cannot, and this
         # would more than double the time.
         options.add_session_config_entry(EXACT_PRODUCTS, "1")
+    for name, size in (sizes or {}).items():
+        options.add_free_dimension_override_by_name(name, size)
+    for name, value in (config or {}).items():
+        options.add_session_config_entry(name, value)
     if profile:
         options.enable_profiling, options.profile_file_prefix = True, profile
+    providers = [(provider, dict(provider_options or {}))]
     try:
-        session = lib.InferenceSession(str(path), options, providers=[provider], enable_fallback=0)
+        session = lib.InferenceSession(str(path), options, providers=providers, enable_fallback=0)
     except Exception as error:  # ONNX Runtime's exceptions share no base but Exception
-        _check_memory(path.name, error)
-        raise BundleError(f"{path.name}: ONNX Runtime cannot load it: {_reason(error)}") from error
+        if setup.device == "cuda" and (why := onnx_cuda_libraries.missing(lib)):
+            raise onnx_cuda_libraries.cannot_start(lib, why) from error
+        cause = BundleError(f"{path.name}: ONNX Runtime cannot load it: {_reason(error)}")
+        raise _no_memory(path.name, error) or cause from error
     keep_in_children(session)
     if provider not in session.get_providers():  # it falls back to the CPU without a word
-        raise EngineUnavailable(f"device {setup.device!r} was asked for, but ONNX Runtime could not start {provider}")
+        why = onnx_cuda_libraries.missing(lib) or "it does not say why; is the driver older than its CUDA?"
+        raise onnx_cuda_libraries.cannot_start(lib, why)
     return session
 
 
-def _check_memory(name: str, error: Exception) -> None:
-    """Raises EngineError for one that says that memory is short: the file is not to blame."""
-    if any(words in str(error) for words in NO_MEMORY):
-        raise EngineError(f"{name}: there is too little memory to run it") from error
+def info_of(session: Any, setup: GraphSetup) -> EngineInfo:
+    """What a session says of itself."""
+    return EngineInfo(
+        engine=setup.engine,
+        version=import_onnxruntime().__version__,
+        device=setup.device,
+        threads=session.get_session_options().intra_op_num_threads,
+        details={"providers": ", ".join(session.get_providers())},
+    )
+
+
+def failure(name: str, error: Exception) -> EngineError:
+    """What to raise where ONNX Runtime raised this while it ran the graph of this name."""
+    return _no_memory(name, error) or EngineError(f"{name}: ONNX Runtime failed: {_reason(error)}")
+
+
+def _no_memory(name: str, error: Exception) -> EngineError | None:
+    """For an error that says that memory is short: the file is not to blame."""
+    short = any(words in str(error) for words in NO_MEMORY)
+    return EngineError(f"{name}: there is too little memory to run it") if short else None
 
 
 def _reason(error: Exception) -> str:
@@ -120,7 +151,7 @@ def _reason(error: Exception) -> str:
     return text if len(text) <= MAX_REASON else f"{text[:MAX_REASON]}…"
 
 
-def _import() -> Any:
+def import_onnxruntime() -> Any:
     try:
         import onnxruntime
     except ModuleNotFoundError:
@@ -130,5 +161,5 @@ def _import() -> Any:
     return onnxruntime
 
 
-def _spec(arg: Any) -> TensorSpec:
+def spec_of(arg: Any) -> TensorSpec:
     return TensorSpec(arg.name, tuple(size if isinstance(size, int) else None for size in arg.shape))

@@ -26,6 +26,8 @@ class Engine:
     devices: tuple[str, ...]
     needs_plan: bool = False
     """It runs what was compiled of a graph for this machine's GPU, and is opened with `(path, setup, plan)`."""
+    checked: bool = False
+    """What it computes is compared with the bundle's self-test whenever a bundle is opened with it."""
 
     def load(self) -> Any:
         """The engine's class. Raises EngineUnavailable if its library is not installed."""
@@ -52,7 +54,10 @@ class Engine:
 
 GRAPH_ENGINES = {
     "onnxruntime": Engine("skingpt_edge.engines.onnx_runtime", "OrtGraph", ("cpu", "cuda")),
-    "tensorrt-rtx": Engine("skingpt_edge.engines.tensorrt_rtx", "TensorRtxGraph", ("cuda",), needs_plan=True),
+    "tensorrt-rtx": Engine(
+        "skingpt_edge.engines.tensorrt_rtx", "TensorRtxGraph", ("cuda",), needs_plan=True, checked=True
+    ),
+    "onnxruntime-cuda-graph": Engine("skingpt_edge.engines.onnx_cuda_graph", "OrtCudaGraph", ("cuda",), checked=True),
 }
 LANGUAGE_MODELS = {
     "llama.cpp": Engine("skingpt_edge.engines.llama_cpp_model", "LlamaCppModel", ("cpu", "cuda")),
@@ -79,7 +84,7 @@ def choose(engines: Mapping[str, Engine], name: str | None, device: str) -> str:
         return able[0]
     names = [name] if name else list(engines)
     there = dict.fromkeys(device for known in names for device in engines[known].devices)
-    raise InputError(f"device {device!r} is unknown to {' and '.join(names)}; known are {', '.join(there)}")
+    raise InputError(f"device {device!r} is unknown to {', '.join(names)}; known are {', '.join(there)}")
 
 
 def open_graph(path: Path, setup: GraphSetup, plan: Plan | None = None) -> GraphEngine:

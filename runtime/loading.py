@@ -41,7 +41,7 @@ def load(bundle: Bundle, setup: Setup, progress: Progress | None = None) -> Engi
 
 
 def load_vision(bundle: Bundle, setup: GraphSetup, progress: Progress | None = None) -> VisionModel:
-    """Load a bundle's two graphs. What was compiled for this machine is compared with the bundle's self-test at once.
+    """Load a bundle's two graphs, and check with the self-test what an engine computes that is to be checked.
 
     Raises BundleError, EngineError.
     """
@@ -49,16 +49,17 @@ def load_vision(bundle: Bundle, setup: GraphSetup, progress: Progress | None = N
     with ExitStack() as stack:
         graphs = []
         for name in (part.encoder, part.qformer):
-            graphs.append(_open_graph(bundle, name, setup, progress))
+            graphs.append(open_vision_graph(bundle, name, setup, progress))
             stack.callback(graphs[-1].close)
         vision = VisionModel(bundle, *graphs)
-        if registry.GRAPH_ENGINES[setup.engine].needs_plan:
+        if registry.GRAPH_ENGINES[setup.engine].checked:
             check_vision(vision, bundle.manifest)
         stack.pop_all()  # from here on `vision` closes them
         return vision
 
 
-def _open_graph(bundle: Bundle, name: str, setup: GraphSetup, progress: Progress | None) -> GraphEngine:
+def open_vision_graph(bundle: Bundle, name: str, setup: GraphSetup, progress: Progress | None = None) -> GraphEngine:
+    """Open the graph of this name with the engine that the setup names. Raises BundleError, EngineError."""
     if registry.GRAPH_ENGINES[setup.engine].needs_plan:
         return registry.open_graph(bundle.file(name), setup, plan_for(bundle, name, progress))
     return registry.open_graph(bundle.file(name), setup)

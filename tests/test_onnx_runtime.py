@@ -33,7 +33,7 @@ def is_exact():
 
 def session():
     bundle = read_bundle(default_bundle())
-    return onnx_runtime._open(bundle.file(bundle.manifest.vision.encoder), SETUP)
+    return onnx_runtime.open_session(bundle.file(bundle.manifest.vision.encoder), SETUP)
 
 
 @pytest.mark.parametrize(

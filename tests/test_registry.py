@@ -107,8 +107,8 @@ def test_a_device_is_checked_against_the_engine_that_will_have_it(environment):
     result = run("skingpt", "info", "--device", "perch", env=environment)
     assert result.returncode == 3
     assert (
-        "device 'perch' is unknown to onnxruntime and tensorrt-rtx and mirror; known are cpu, cuda, wall"
-        in result.stderr
+        "device 'perch' is unknown to onnxruntime, tensorrt-rtx, onnxruntime-cuda-graph, mirror; known are cpu, "
+        "cuda, wall" in result.stderr
     )
 
 
@@ -153,7 +153,7 @@ def test_without_a_name_the_first_engine_that_has_the_device_is_chosen():
     assert registry.choose(engines, "b", "cpu") == "b"
     with pytest.raises(InputError, match="device 'gpu' is unknown to a; known are cpu"):
         registry.choose(engines, "a", "gpu")
-    with pytest.raises(InputError, match="device 'tpu' is unknown to a and b; known are cpu, gpu"):
+    with pytest.raises(InputError, match="device 'tpu' is unknown to a, b; known are cpu, gpu"):
         registry.choose(engines, None, "tpu")
 
 

@@ -293,7 +293,8 @@ class Compiled(OrtGraph):
 
 def test_a_plan_is_checked_before_vision_is_used(bundle, card, monkeypatch):
     monkeypatch.setitem(sys.modules, "compiled_engine", types.SimpleNamespace(Compiled=Compiled))
-    engine = registry.Engine("compiled_engine", "Compiled", ("cuda",), needs_plan=True)
+    real = registry.GRAPH_ENGINES["tensorrt-rtx"]
+    engine = replace(real, module="compiled_engine", class_name="Compiled")
     monkeypatch.setitem(registry.GRAPH_ENGINES, "tensorrt-rtx", engine)
     monkeypatch.setattr(plan_cache, "build_plan", lambda path, target: memoryview(f"{path.name} {target}".encode()))
     load_vision(bundle, ON_GPU).close()

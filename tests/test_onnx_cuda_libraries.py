@@ -1,0 +1,91 @@
+"""ONNX Runtime where it cannot start on a GPU: an error that names what is missing, never the CPU without a word.
+
+ONNX Runtime's own fallback is real here. That it was built for CUDA, and that there is a GPU, is pretended.
+"""
+
+from pathlib import Path
+from types import SimpleNamespace
+
+import onnxruntime
+import pytest
+from skingpt_edge.engines import onnx_cuda_libraries, onnx_runtime
+from skingpt_edge.engines.base import GraphSetup
+from skingpt_edge.engines.errors import EngineUnavailable
+from skingpt_edge.engines.onnx_cuda_graph import OrtCudaGraph
+from skingpt_edge.engines.onnx_runtime import OrtGraph
+from skingpt_edge.runtime.bundle import default_bundle, read_bundle
+
+ON_GPU = GraphSetup("onnxruntime", "cuda", threads=1)
+
+
+class Pretending:
+    """The installed ONNX Runtime, as if it had been built for CUDA and lay in another folder."""
+
+    def __init__(self, folder):
+        self.__file__ = str(folder / "onnxruntime" / "__init__.py")
+        self.severities = []
+
+    def __getattr__(self, name):
+        return getattr(onnxruntime, name)
+
+    def get_available_providers(self):
+        return ["CUDAExecutionProvider", "CPUExecutionProvider"]
+
+    def set_default_logger_severity(self, level):
+        self.severities.append(level)
+
+    def preload_dlls(self):
+        print("Failed to load libcublas")
+
+
+@pytest.fixture
+def pretending(tmp_path, monkeypatch):
+    if "CUDA" in onnx_runtime.build():
+        pytest.skip("this ONNX Runtime has CUDA")
+    library = Pretending(tmp_path)
+    monkeypatch.setattr(onnx_runtime, "import_onnxruntime", lambda: library)
+    monkeypatch.setattr(onnx_cuda_libraries, "gpu_kind", lambda: ("a card", "sm89"))
+    return library
+
+
+@pytest.fixture(scope="module")
+def graph():
+    bundle = read_bundle(default_bundle())
+    return bundle.file(bundle.manifest.vision.encoder)
+
+
+@pytest.mark.filterwarnings("ignore:Specified provider")
+@pytest.mark.parametrize("engine", [OrtGraph, OrtCudaGraph])
+def test_a_missing_library_is_named_with_what_to_do(engine, pretending, graph):
+    with pytest.raises(EngineUnavailable) as error:
+        engine(graph, ON_GPU)
+    assert str(error.value) == (
+        f"onnxruntime {onnxruntime.__version__} cannot start on this GPU (libonnxruntime_providers_cuda.so: cannot "
+        "open shared object file: No such file or directory): pip install 'onnxruntime-gpu[cuda,cudnn]', or ask for "
+        "--vision-device cpu"
+    )
+
+
+@pytest.mark.filterwarnings("ignore:Specified provider")
+def test_where_no_library_is_missing_the_cpu_does_not_take_over_either(pretending, graph, tmp_path):
+    (tmp_path / "onnxruntime/capi").mkdir(parents=True)
+    place = tmp_path / "onnxruntime/capi" / onnx_cuda_libraries.PROVIDER_LIBRARY
+    lines = Path("/proc/self/maps").read_text().splitlines()
+    place.symlink_to(next(line.split()[-1] for line in lines if "/libm.so" in line))  # any library that can be loaded
+    with pytest.raises(EngineUnavailable, match=r"cannot start on this GPU \(it does not say why; is the driver older"):
+        OrtGraph(graph, ON_GPU)
+
+
+def test_what_it_prints_leaves_standard_output_alone(pretending, capsys):
+    onnx_cuda_libraries.prepare(pretending)
+    assert capsys.readouterr() == ("", "Failed to load libcublas\n")
+    assert pretending.severities == [4]
+
+
+def test_the_driver_is_asked_first(monkeypatch):
+    def no_driver():
+        raise EngineUnavailable("no driver")
+
+    monkeypatch.setattr(onnx_cuda_libraries, "gpu_kind", no_driver)
+    with pytest.raises(EngineUnavailable, match="no driver"):
+        onnx_cuda_libraries.prepare(SimpleNamespace())
