@@ -181,14 +181,12 @@ def test_an_earlier_graph_that_is_none_costs_only_its_own_profile():
     assert run.found.skipped[0].startswith("the profile of README.md: ")
 
 
-def test_a_device_without_a_profile_is_skipped_with_a_sentence():
+def test_an_engine_without_a_profile_is_skipped_with_a_sentence():
     run = Measurement(read_bundle(default_bundle()), QUICK, Options(threads=1))
-    run._setup = replace(run._setup, vision=replace(run._setup.vision, device="cuda"))
+    run._setup = replace(run._setup, vision=replace(run._setup.vision, engine="other"))
     run._profile()
     assert not run.found.operators
-    assert run.found.skipped == [
-        "the vision encoder's profile: only onnxruntime on cpu has one, this was onnxruntime on cuda"
-    ]
+    assert run.found.skipped == ["the vision encoder's profile: other has none on the CPU"]
 
 
 def test_every_process_of_ours_gets_the_options_of_the_command_line(monkeypatch, tmp_path):

@@ -3,9 +3,11 @@
 import subprocess
 
 import pytest
+import torch
 from skingpt_edge.benchmarks.measure import steps, system
 from skingpt_edge.benchmarks.measure.build_results import assemble, limits
 from skingpt_edge.benchmarks.measure.gpu_ceilings import GpuCeilings
+from skingpt_edge.benchmarks.measure.kernels import by_kernel, trace_events
 from skingpt_edge.benchmarks.measure.model_sizes import llama_sizes, vision_sizes
 from skingpt_edge.benchmarks.measure.ratios import all_ratios
 from skingpt_edge.benchmarks.measure.raw_results import OURS, Measured
@@ -13,6 +15,7 @@ from skingpt_edge.benchmarks.measure.steps import Measurement
 from skingpt_edge.benchmarks.measure.suites import SUITES
 from skingpt_edge.benchmarks.measure.workers import ROLES
 from skingpt_edge.engines.errors import EngineUnavailable
+from skingpt_edge.engines.registry import GRAPH_ENGINES
 from skingpt_edge.runtime import machine
 from skingpt_edge.runtime.bundle import default_bundle, read_bundle
 from skingpt_edge.runtime.options import Options
@@ -100,8 +103,6 @@ def test_memory_by_conversations_is_the_gpus():
 
 
 def test_a_torch_without_cuda_measures_no_ceiling_of_a_gpu_and_says_so():
-    import torch
-
     if torch.cuda.is_available():
         pytest.skip("this machine has a GPU")
     with Worker(ROLES["gpu_ceilings"], threads=1) as worker:
@@ -164,9 +165,82 @@ def test_a_baseline_must_fit_into_the_gpus_memory(monkeypatch):
     assert "GB of GPU memory, 1.0 GB are free" in run.found.skipped[0]
 
 
-def test_pictures_a_second_are_of_the_device_asked_for():
-    from skingpt_edge.engines.registry import GRAPH_ENGINES
+def test_what_a_profiler_saw_on_a_gpu_is_summed_by_kernel():
+    gemm = "void cutlass::Kernel2<cutlass_80_gemm>(cutlass_80_gemm::Params)"
+    cast = "void onnxruntime::cuda::_Cast<float, __half, (bool)1>(float const*, __half*, void (*)(int))"
+    events = [
+        {"ph": "X", "cat": "kernel", "name": gemm, "ts": 1.0, "dur": 30.0, "args": {"stream": 7}},
+        {"ph": "X", "cat": "cuda_runtime", "name": "cudaLaunchKernel", "ts": 0.0, "dur": 900.0},
+        {"ph": "X", "cat": "kernel", "name": cast, "ts": 2.0, "dur": 2.0},
+        {"ph": "X", "cat": "kernel", "name": cast, "ts": 2.5, "dur": 2.0},
+        {"ph": "X", "cat": "kernel", "name": gemm, "ts": 3.0, "dur": 50.0},
+        {"ph": "X", "cat": "gpu_memcpy", "name": "Memcpy HtoD (Pageable -> Device)", "ts": 4.0, "dur": 1.0},
+        {"ph": "M", "name": "process_name"},
+    ]
+    assert by_kernel(events, 2) == [
+        {"op": "Kernel2<cutlass_80_gemm>", "calls": 1, "seconds": pytest.approx(40e-6)},
+        {"op": "_Cast<float, __half, (bool)1>", "calls": 1, "seconds": pytest.approx(2e-6)},
+        {"op": "Memcpy HtoD (Pageable -> Device)", "calls": 1, "seconds": pytest.approx(0.5e-6)},
+    ]
 
+
+def test_torchs_profiler_writes_what_is_read_here():
+    # Here it sees the processor's operators alone. None of them counts as a kernel.
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profiler:
+        torch.ones(8, 8) @ torch.ones(8, 8)
+    events = trace_events(profiler)
+    assert any(event.get("cat") == "cpu_op" and event["dur"] > 0 for event in events)
+    assert by_kernel(events, 1) == []
+
+
+@pytest.mark.parametrize("engine", ["onnxruntime", "onnxruntime-cuda-graph", "tensorrt-rtx"])
+def test_a_gpu_is_profiled_by_kernel_whatever_the_engine(engine, monkeypatch):
+    asked = []
+    run = Measurement(
+        read_bundle(default_bundle()), QUICK, Options(vision_device="cuda", vision_engine=engine, threads=1)
+    )
+
+    class Noted:
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *_):
+            pass
+
+        def ask(self, method, **arguments):
+            return [{"op": method, "calls": 1, "seconds": arguments["runs"]}]
+
+    monkeypatch.setattr(run, "_ours", lambda role: asked.append(role) or Noted())
+    run._profile()
+    assert asked == ["kernels"]
+    assert run.found.operators == [{"op": "vision_encoder", "calls": 1, "seconds": QUICK.profile_runs}]
+
+
+def test_kernels_that_cannot_be_profiled_are_skipped_with_the_reason():
+    if torch.cuda.is_available():
+        pytest.skip("this machine has a GPU")
+    run = Measurement(read_bundle(default_bundle()), QUICK, Options(vision_device="cuda", threads=1, tuning=False))
+    run._profile()
+    assert run.found.operators == []
+    assert run.found.skipped == [
+        f"the vision encoder's kernels: torch {torch.__version__} finds no GPU: install a torch that is built for CUDA"
+    ]
+
+
+@pytest.mark.skipif(
+    not torch.cuda.is_available() or not GRAPH_ENGINES["onnxruntime"].is_installed_for("cuda"),
+    reason="needs an NVIDIA GPU, and torch and ONNX Runtime for it",
+)
+@pytest.mark.parametrize("engine", ["onnxruntime", "onnxruntime-cuda-graph"])
+def test_kernels_of_a_real_gpu_are_seen(engine):
+    asked = Options(vision_device="cuda", vision_engine=engine, threads=1).to_json()
+    with Worker(ROLES["kernels"], threads=1, bundle=str(default_bundle()), options=asked) as worker:
+        found = worker.ask("vision_encoder", runs=3)
+    assert all(entry["seconds"] > 0 for entry in found)
+    assert any("Memcpy" not in entry["op"] for entry in found)
+
+
+def test_pictures_a_second_are_of_the_device_asked_for():
     if "CUDA" in GRAPH_ENGINES["onnxruntime"].build():
         pytest.skip("this ONNX Runtime has CUDA")
     asked = Options(vision_device="cuda", threads=1).to_json()

@@ -1,7 +1,6 @@
 """Reports, comparisons and the README's table, from results made up here; the GPU script's own errors."""
 
 import json
-import subprocess
 from html import unescape
 
 import numpy as np
@@ -21,7 +20,6 @@ from skingpt_edge.engines.errors import InputError
 from skingpt_edge.runtime.bundle import default_bundle
 from skingpt_edge.runtime.options import Options
 from skingpt_edge.runtime.verification import open_bundle
-from support import ROOT
 
 NOISE = (0.99, 1.01, 0.97, 1.04, 1.0)  # five trials around their median
 OURS = {
@@ -238,6 +236,9 @@ def test_an_earlier_profile_stands_beside_the_one_of_its_bundle(write, tmp_path)
     assert "500 ms" not in small
 
 
+KERNEL = "sm90_xmma_gemm_f16f16_f16f32_f32_tn_n_tilesize128x128x64_warpgroupsize1x1x1_execute_segment_k_off_kernel"
+
+
 def gpu_document():
     """As `document`, of a run on a GPU with the baseline on it."""
     text = json.dumps(document())
@@ -251,6 +252,8 @@ def gpu_document():
     found["stages"] += compiled
     for entry in found["memory"]:
         entry["vram"] = 7_500_000_000
+    found["engines"]["vision_encoder"]["device"] = "cuda"
+    found["profile"]["vision_encoder"] = [{"op": KERNEL, "calls": 158, "seconds": 0.002}]
     found["ratios"] = {key: ratio_of(key, 4.2, GPU_RATIOS) for key in GPU_RATIOS}
     return found
 
@@ -265,6 +268,8 @@ def test_a_report_of_a_gpu_names_its_limits_and_baselines(write, tmp_path):
         assert words in unescape(report), words
     assert "bfloat16" not in report
     assert (tmp_path / "report/synthetic-7b-limits.png").exists()
+    assert "Vision encoder by kernel" in report
+    assert f"| {KERNEL} | 158 | 2.00 ms | 100.0 % |" in report
 
 
 def test_results_of_a_gpu_and_of_a_processor_stand_side_by_side_and_are_compared(write, tmp_path):
@@ -389,38 +394,6 @@ def test_the_readme_table_is_what_the_results_say(write, tmp_path, capsys):
     assert "4.87 GB" in readme.read_text()  # a check writes nothing
     readme.write_text("no marks")
     assert readme_main([str(readme), str(results)]) == InputError.exit_code
-
-
-def gpu_script(*arguments, **environment):
-    clean = {"PATH": "/usr/bin:/bin", **environment}
-    return subprocess.run(
-        [ROOT / "benchmarks/tools/gpu.sh", *arguments], capture_output=True, text=True, check=False, env=clean
-    )
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ([], "no FOLDER of source distributions"),
-        (["no-such-folder"], "no-such-folder: no such folder"),
-        ([".", "polish"], "unknown step polish; known are collect environment llama bundles parity measure merge"),
-        (["--fast", "."], "unknown option --fast"),
-    ],
-)
-def test_the_gpu_script_says_what_is_wrong_with_its_arguments(arguments, message):
-    result = gpu_script(*arguments)
-    assert result.returncode == 2
-    assert message in result.stderr
-
-
-def test_the_gpu_script_needs_a_driver(tmp_path):
-    # A PATH of what the script uses up to then, so that a machine with a GPU shows the same.
-    for name in ("bash", "dirname"):
-        (tmp_path / name).symlink_to(f"/usr/bin/{name}")
-    result = gpu_script(".", PATH=str(tmp_path), WORK=str(tmp_path / "work"))
-    assert result.returncode == 2
-    assert "no NVIDIA driver: nvidia-smi is not on PATH" in result.stderr
-    assert not (tmp_path / "work").exists()
 
 
 def forced(logits):

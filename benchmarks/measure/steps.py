@@ -237,16 +237,30 @@ class Measurement:
 
     def _profile(self) -> None:
         vision, runs = self._setup.vision, self._sizes.profile_runs
-        if (vision.engine, vision.device) != ("onnxruntime", "cpu"):
-            ran = f"{vision.engine} on {vision.device}"
-            self.found.skipped.append(f"the vision encoder's profile: only onnxruntime on cpu has one, this was {ran}")
+        if vision.device != "cpu":
+            self._profile_kernels(runs)
+        elif vision.engine != "onnxruntime":
+            self.found.skipped.append(f"the vision encoder's profile: {vision.engine} has none on the CPU")
+        else:
+            self._profile_operators(runs)
+
+    def _profile_kernels(self, runs: int) -> None:
+        if find_spec("torch") is None:
+            self.found.skipped.append("the vision encoder's kernels: torch is not installed, whose profiler sees them")
             return
+        try:
+            with self._ours("kernels") as worker:
+                self.found.operators = worker.ask("vision_encoder", runs=runs)
+        except EngineError as error:  # an hour's measurements must not be lost at the last step
+            self.found.skipped.append(f"the vision encoder's kernels: {error}")
+
+    def _profile_operators(self, runs: int) -> None:
         with self._ours("operators") as worker:
             self.found.operators = worker.ask("vision_encoder", runs=runs)
             if self._before:
                 try:
                     self.found.operators_before = worker.ask("vision_encoder", runs=runs, graph=str(self._before))
-                except SkinGPTError as error:  # an hour's measurements must not be lost at the last step
+                except SkinGPTError as error:
                     self.found.skipped.append(f"the profile of {self._before.name}: {error}")
 
 

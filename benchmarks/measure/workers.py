@@ -16,6 +16,7 @@ ROLES = {
     "whole": f"{__package__}.bundle_trials:WholeModel",
     "scaling": f"{__package__}.scaling:Scaling",
     "memory": f"{__package__}.scaling:ConversationMemory",
+    "kernels": f"{__package__}.kernels:Kernels",
     "operators": f"{__package__}.operators:Operators",
     "torch": f"{__package__}.torch_baseline:TorchBaseline",
     "ceilings": f"{__package__}.ceilings:Ceilings",

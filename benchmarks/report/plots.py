@@ -42,6 +42,7 @@ MEMORY_PARTS = (
 GRID_COLUMNS = 6  # of the curves; a row holds 1, 2 or 3 of them
 LABEL_WIDTH = 30  # letters
 LEAST_GAP = 0.05  # of the x axis, between two points that both get their number
+LONGEST_LABEL = 48  # letters of a kernel's name
 OPERATORS_SHOWN = 12
 
 
@@ -234,7 +235,7 @@ def profile(after: Sequence[Mapping[str, Any]], before: Sequence[Mapping[str, An
             text = f"{si(seconds, 's')}, {percent(seconds / total)}" if seconds else "–"
             label_bar(axis, 1000 * seconds, row, text, size=8 if before else 9)
     axis.set(xlabel="ms a picture", xlim=(0, 1200 * max(max(found.values()) for found in times.values()) or 1))
-    label_rows(axis, names)
+    label_rows(axis, [name if len(name) <= LONGEST_LABEL else f"{name[:LONGEST_LABEL]}…" for name in names])
     if before:
         axis.legend(loc="lower right", frameon=False, fontsize=9.5)
     return figure

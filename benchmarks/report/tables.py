@@ -148,8 +148,8 @@ def memory(results: Results) -> Table:
     return Table(columns, rows, "ll" + "r" * len(keys))
 
 
-def profile(after: Sequence[Mapping[str, Any]], before: Sequence[Mapping[str, Any]]) -> Table:
-    """The vision encoder by operator, and what it was before if that is known."""
+def profile(after: Sequence[Mapping[str, Any]], before: Sequence[Mapping[str, Any]], unit: str) -> Table:
+    """The vision encoder by `unit`, operator or kernel, and what it was before if that is known."""
     earlier, later = ({item["op"]: item for item in found} for found in (before, after))
     total = sum(item["seconds"] for item in after) or 1.0
     nothing = {"calls": 0, "seconds": 0.0}
@@ -158,7 +158,7 @@ def profile(after: Sequence[Mapping[str, Any]], before: Sequence[Mapping[str, An
         item, old = later.get(name, nothing), earlier.get(name, nothing)
         cells = (name, str(item["calls"]), si(item["seconds"], "s"), percent(item["seconds"] / total))
         rows.append((*cells, str(old["calls"]), si(old["seconds"], "s")) if before else cells)
-    columns = ("operator", "calls", "a picture", "share", *(("calls before", "before") if before else ()))
+    columns = (unit, "calls", "a picture", "share", *(("calls before", "before") if before else ()))
     return Table(columns, tuple(rows), "l" + "r" * (len(columns) - 1))
 
 

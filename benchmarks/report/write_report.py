@@ -1,7 +1,7 @@
 """`skingpt-bench report`: what was measured, as Markdown with plots."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -79,16 +79,28 @@ def _chapter(results: Results, folder: Path, slug: str) -> list[Block]:
             blocks += [Heading(CURVES[name], 4), tables.curve(curve)] if curve["points"] else []
     if results["memory"]:
         blocks += [Heading("Memory"), *picture("memory", plots.memory(results)), tables.memory(results)]
-    profile, before = (results["profile"].get(f"vision_encoder{when}", []) for when in ("", "_before"))
-    if profile:
-        caption = "ONNX Runtime's own profile, operators of one type together; the profiler itself costs a little."
-        caption += " Before: an earlier export, profiled in the same minute." if before else ""
-        drawn = picture("profile", plots.profile(profile, before), caption)
-        blocks += [Heading("Vision encoder by operator"), *drawn, tables.profile(profile, before)]
+    blocks += _profile(results, picture)
     blocks += [Heading("Energy"), Paragraph(_energy(results["energy"]))]
     if results["skipped"]:
         blocks += [Heading("Not measured"), Bullets(tuple(results["skipped"]))]
     return blocks
+
+
+def _profile(results: Results, picture: Callable[[str, Any, str], list[Block]]) -> list[Block]:
+    """Where the vision encoder's time goes; nothing if it was not profiled."""
+    after, before = (results["profile"].get(f"vision_encoder{when}", []) for when in ("", "_before"))
+    if not after:
+        return []
+    engine = results["engines"]["vision_encoder"]
+    if engine["device"] == "cpu":
+        unit = "operator"
+        caption = "ONNX Runtime's own profile, operators of one type together; the profiler itself costs a little."
+    else:
+        unit = "kernel"
+        caption = f"What {engine['engine']} ran on the GPU, kernels of one name together, as NVIDIA's CUPTI saw them."
+    caption += " Before: an earlier export, profiled in the same minute." if before else ""
+    drawn = picture("profile", plots.profile(after, before), caption)
+    return [Heading(f"Vision encoder by {unit}"), *drawn, tables.profile(after, before, unit)]
 
 
 def _energy(energy: dict[str, Any]) -> str:
