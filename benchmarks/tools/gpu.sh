@@ -17,6 +17,7 @@ with a step that was cut off or failed; a finished step is not repeated:
   llama         llama.cpp for this GPU only, or checks LLAMA_LIBS
   bundles       synthetic bundles; `golden` is made of the tests' checkpoint
   parity        golden, demonstration and float16 bundle on the GPU against the CPU, and which is nearer to float32
+  vision        encoder and Q-Former alone, by each engine that the device has, on each of SHAPES
   measure       skingpt-bench on each of SHAPES
   merge         everything into WORK/gpu-results.json
 
@@ -33,7 +34,7 @@ fail() {
 
 say() { echo "== $*" >&2; }
 
-ALL_STEPS=(collect environment llama bundles parity measure merge)
+ALL_STEPS=(collect environment llama bundles parity vision measure merge)
 
 parse() {
     DEVICE=${DEVICE:-cuda}
@@ -241,6 +242,11 @@ step_parity() {
             "the steps measure and merge can be run all the same"
 }
 
+step_vision() {
+    limited "$PYTHON" -m skingpt_edge.benchmarks.tools.vision_calls "$WORK/bundle-$1" --device "$DEVICE" \
+        -o "$WORK/vision-$1.json"
+}
+
 step_measure() {
     local more=()
     [[ $DEVICE == cpu ]] || more=(--device cuda)
@@ -253,7 +259,7 @@ step_merge() {
     "$PYTHON" - "$WORK" <<'PYTHON'
 import json, pathlib, sys
 
-work, kinds = pathlib.Path(sys.argv[1]), ("parity", "results")
+work, kinds = pathlib.Path(sys.argv[1]), ("parity", "vision", "results")
 found = {kind: [json.loads(path.read_text()) for path in sorted(work.glob(f"{kind}-*.json"))] for kind in kinds}
 if not found["results"]:
     sys.exit("error: nothing to merge: run the step measure first")
@@ -269,7 +275,7 @@ main() {
         case $step in
         bundles) for shape in golden float16 $SHAPES; do once "bundles-$shape"; done ;;
         parity) for shape in golden demo float16; do once "parity-$shape"; done ;;
-        measure) for shape in $SHAPES; do once "measure-$shape"; done ;;
+        vision | measure) for shape in $SHAPES; do once "$step-$shape"; done ;;
         collect | merge) say "$step" && "step_$step" ;; # each time, because there may be more
         *) once "$step" ;;
         esac
