@@ -144,7 +144,7 @@ class LlamaCppModel:
                 ctypes.memmove(batch.embd, rows.ctypes.data, rows.nbytes)
             ends = _place(batch, segments)
             self._decode(batch, ends[-1] + 1)
-            return np.stack([self._logits_after(end) for end in ends])
+            return self._logits_after(ends)
 
     def _rows(self, segment: Segment) -> Floats:
         if isinstance(segment, TokenSegment):
@@ -165,10 +165,15 @@ class LlamaCppModel:
             reason = "the KV cache is full" if status == 1 else last_log()
             raise EngineError(f"llama.cpp could not evaluate {count} items at {batch.pos[0]}: {reason}")
 
-    def _logits_after(self, item: int) -> Floats:
-        """llama.cpp's own array, valid until it evaluates again."""
-        pointer = self._lib.llama_get_logits_ith(self._context, item)
-        return np.ctypeslib.as_array(pointer, shape=(self.n_vocab,))
+    def _logits_after(self, items: Sequence[int]) -> Floats:
+        """Copies of llama.cpp's own rows, which are overwritten when it evaluates again."""
+        logits = np.empty((len(items), self.n_vocab), np.float32)
+        for row, item in zip(logits, items, strict=True):
+            address = self._lib.llama_get_logits_ith(self._context, item)
+            if not address:
+                raise EngineError(f"llama.cpp has no logits of item {item}: {last_log()}")
+            ctypes.memmove(row.ctypes.data, address, row.nbytes)
+        return logits
 
     def fork(self, source: int, target: int, length: int) -> None:
         with self.exclusive:
