@@ -50,7 +50,7 @@ if TYPE_CHECKING:
     from .conversation import Answer, Conversation, Turn
     from .image_notes import Note
     from .install.store import Installed, Signer
-    from .kv_cache import Prefill
+    from .kv_lease import Prefill
     from .loading import Engines, load
     from .manifest import Manifest, Question
     from .options import Options, Setup
@@ -147,7 +147,7 @@ _MODULES = {
     ".conversation": ("Answer", "Conversation", "Turn"),
     ".image_notes": ("Note",),
     ".install.store": ("Installed", "Signer"),
-    ".kv_cache": ("Prefill",),
+    ".kv_lease": ("Prefill",),
     ".loading": ("Engines", "load"),
     ".manifest": ("Manifest", "Question"),
     ".options": ("Options", "Setup"),

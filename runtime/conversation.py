@@ -11,7 +11,8 @@ from ..engines.base import Floats, LanguageModel
 from ..engines.errors import Cancelled, QuestionError
 from .checked_values import instance
 from .detokenizer import Detokenizer, original_text
-from .kv_cache import KvCache, Prefill
+from .kv_cache import KvCache
+from .kv_lease import Lease, Prefill
 from .manifest import SpecialTokens, Template
 from .prompt import Prompt, Special, build_prompt
 from .sampling import GenerationConfig, Sampler
@@ -156,7 +157,7 @@ class Conversation:
         detokenizer = Detokenizer(self._model, self._template, self._special, config)
         sampler = Sampler(config, turn=len(self._earlier) + len(self.answers), sample=sample)
         first, decode_seconds = 0.0, 0.0
-        lease = self._cache.lease()
+        lease = Lease(self._model, self._cache)
         try:
             logits, prefill = yield from lease.prefill(segments[0], self.image, segments[1], config.max_new_tokens)
             while True:
@@ -201,7 +202,7 @@ class Conversation:
     def preparation(self) -> Job[bool]:
         """`prepare` for a `Scheduler`; its result is true."""
         before = build_prompt(self._template, self._special, (), "").before
-        lease = self._cache.lease()
+        lease = Lease(self._model, self._cache)
         try:
             yield from lease.hold_picture(self._model.tokenize(before, bos=True), self.image)
             return True
@@ -216,7 +217,7 @@ class Conversation:
     def first_logits(self, question: str) -> Floats:
         """Logits (n_vocab,) from which the next answer's first token is chosen. Raises as `stream` does."""
         _, segments, _ = self._fit(_checked_question(question, "the question"), 1)
-        lease = self._cache.lease()
+        lease = Lease(self._model, self._cache)
         try:
             logits, _ = run_alone(self._model, lease.prefill(segments[0], self.image, segments[1]))
             return logits

@@ -4,19 +4,16 @@ A prompt is a list of items: token ids, and an `ImageRow` for each embedding of 
 longest prefix that any sequence of the cache holds. Only the rest is computed. This saves time and does not change
 the result, because the prompt itself is built as the original builds it.
 
-What must be computed is yielded to a `Scheduler`, so that one answer can be generated alone or many together.
+An answer uses it through a `Lease` (`kv_lease.py`).
 """
 
-import time
 from collections import deque
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import sha256
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
-import numpy as np
-
-from ..engines.base import EmbeddingSegment, Floats, LanguageModel, Segment, TokenSegment
+from ..engines.base import LanguageModel
 from ..engines.errors import EngineError
 from .prompt_snapshot import PromptSnapshot
 from .vision import ImageEmbedding
@@ -35,14 +32,20 @@ class ImageRow:
 Item = int | ImageRow
 
 
-@dataclass(frozen=True)
-class Prefill:
-    """How much of a prompt was computed and how much was found in the KV cache, with seconds by kind."""
+class Owner(Protocol):
+    """What may hold a sequence: the lease of an answer in the making."""
 
-    evaluated: int
-    reused: int
-    seconds: Mapping[str, float]
-    """Of `system`, `image` and `text`. Picture and text are evaluated together; each is given its part of the items."""
+    prompt_in_part: bool
+    """Some chunks of its prompt were evaluated, and some not."""
+
+
+class Release(NamedTuple):
+    """What an owner leaves behind."""
+
+    owner: Owner
+    sequence: int
+    cut_off: bool
+    """In the middle of an evaluation."""
 
 
 class KvCache:
@@ -56,14 +59,10 @@ class KvCache:
         self._model = model
         self._snapshot = snapshot
         self._held: dict[int, list[Item]] = {sequence: [] for sequence in range(conversations + 1)}
-        self._owners: dict[int, Lease] = {}  # by sequence, the answers in the making, the oldest first
+        self._owners: dict[int, Owner] = {}  # by sequence, the answers in the making, the oldest first
         self._from_system = dict.fromkeys(self._held, 0)  # by sequence, the leading cells it shares with SYSTEM
-        self._extends_system: Lease | None = None
+        self._extends_system: Owner | None = None
         self._released: deque[Release] = deque()
-
-    def lease(self) -> "Lease":
-        """A sequence for one answer; which one is decided when its prompt is known."""
-        return Lease(self)
 
     def forget_conversations(self) -> None:
         """Drop all conversations; the text before the image stays."""
@@ -81,13 +80,13 @@ class KvCache:
         being generated, if a prompt has been evaluated in part, or if there is no room for those being answered.
         """
         self._settle()
-        contents = {_content(image) for image in images}
+        contents = {content_of(image) for image in images}
         kept = {
             sequence: held
             for sequence, held in self._held.items()
             if held and not any(isinstance(item, ImageRow) and item.sha256 in contents for item in held)
         }
-        in_part = any(lease.prompt_in_part for lease in self._owners.values())
+        in_part = any(owner.prompt_in_part for owner in self._owners.values())
         if self._extends_system or in_part or self._owners.keys() - kept.keys():
             raise EngineError("an answer is being generated: wipe when it is finished")
         if sum(len(kept[sequence]) for sequence in self._owners) > self._model.n_ctx:
@@ -103,8 +102,8 @@ class KvCache:
                 self._held[sequence] = kept[sequence]
                 room -= len(kept[sequence])
 
-    def choose_sequence(self, lease: "Lease", items: Sequence[Item], room: int) -> int:
-        """Give a lease the free sequence that holds most of this prompt; of equal ones the one that holds least else.
+    def choose_sequence(self, owner: Owner, items: Sequence[Item], room: int) -> int:
+        """Give an owner the free sequence that holds most of this prompt; of equal ones the one that holds least else.
 
         If all are taken, the oldest answer loses its own. `room` more items are to fit behind the prompt.
         """
@@ -119,7 +118,7 @@ class KvCache:
 
         chosen = max(candidates, key=worth)
         self._owners.pop(chosen, None)
-        self._owners[chosen] = lease
+        self._owners[chosen] = owner
         self._make_room(chosen, len(items) + room)
         return chosen
 
@@ -128,10 +127,10 @@ class KvCache:
         self._settle()
         return any(_common_prefix(items, held) == len(items) for held in self._held.values())
 
-    def owns(self, lease: "Lease", sequence: int) -> bool:
-        return self._owners.get(sequence) is lease
+    def owns(self, owner: Owner, sequence: int) -> bool:
+        return self._owners.get(sequence) is owner
 
-    def release(self, release: "Release") -> None:
+    def release(self, release: Release) -> None:
         """An answer is finished or given up.
 
         What its sequence holds stays, for a prompt that begins alike. The next answer sees to the rest, because an
@@ -142,12 +141,12 @@ class KvCache:
     def _settle(self) -> None:
         """Free what was released; chunks of an evaluation that was cut off are dropped."""
         while self._released:
-            lease, sequence, cut_off = self._released.popleft()
+            owner, sequence, cut_off = self._released.popleft()
             taken = []
-            if self._extends_system is lease:
+            if self._extends_system is owner:
                 self._extends_system = None
                 taken.append(SYSTEM)
-            if self.owns(lease, sequence):
+            if self.owns(owner, sequence):
                 del self._owners[sequence]
                 taken.append(sequence)
             if cut_off:
@@ -174,18 +173,14 @@ class KvCache:
     def length(self, sequence: int) -> int:
         return len(self._held[sequence])
 
-    def embed(self, tokens: Sequence[int]) -> Floats:
-        """Their embeddings (tokens, n_embd). Raises EngineError."""
-        return self._model.embed(tokens)
-
     def append(self, sequence: int, items: Sequence[Item]) -> None:
         """Note items that were evaluated at the end of a sequence."""
         self._held[sequence].extend(items)
 
-    def begin_system(self, lease: "Lease", tokens: Sequence[int]) -> bool:
-        """Whether this lease has to evaluate the text before the image; tried first: a snapshot of an earlier process.
+    def begin_system(self, owner: Owner, tokens: Sequence[int]) -> bool:
+        """Whether this owner has to evaluate the text before the image; tried first: a snapshot of an earlier process.
 
-        If another lease is at it, this one does not wait: it takes what is there and computes the rest for itself.
+        If another one is at it, this one does not wait: it takes what is there and computes the rest for itself.
         """
         self._settle()
         held = self._held[SYSTEM]
@@ -196,7 +191,7 @@ class KvCache:
         if self._snapshot and self._snapshot.restore(SYSTEM, tokens):
             held.extend(tokens)
             return False
-        self._extends_system = lease
+        self._extends_system = owner
         return True
 
     def end_system(self, tokens: Sequence[int], seconds: float) -> None:
@@ -223,137 +218,7 @@ class KvCache:
                 self.rewind(sequence, 0)
 
 
-class Lease:
-    """The part of the KV cache that one answer in the making uses. Its generators are for a `Scheduler`'s job."""
-
-    def __init__(self, cache: KvCache) -> None:
-        self._cache = cache
-        self._sequence = -1
-        self._evaluating = False
-        self.prompt_in_part = False
-        """Some chunks of what was yielded last were evaluated, and some not."""
-        self._called = 0.0
-        self._evaluated = 0
-        self._seconds = {"system": 0.0, "image": 0.0, "text": 0.0}
-
-    def hold_picture(self, before: Sequence[int], image: ImageEmbedding) -> Generator[Segment, Floats, None]:
-        """Make a sequence begin with this text and picture, unless one does."""
-        if not self._cache.begins(_items(before, image, ())):
-            yield from self.prefill(before, image, ())
-
-    def hold_system(self, tokens: Sequence[int]) -> Generator[Segment, Floats, bool]:
-        """Evaluate the text before the image, unless the cache holds it; whether anything was computed."""
-        begun = self._cache.begin_system(self, tokens)
-        if begun:
-            yield from self._evaluate_system(tokens)
-        return begun
-
-    def prefill(
-        self, before: Sequence[int], image: ImageEmbedding, after: Sequence[int], room: int = 1
-    ) -> Generator[Segment, Floats, tuple[Floats, Prefill]]:
-        """Make the cache hold exactly this prompt with room for an answer; logits (n_vocab,) after it and the counts.
-
-        Raises EngineError if another answer takes this one's place.
-        """
-        begun = time.perf_counter()
-        yield from self.hold_system(before)
-        self._seconds["system"] = time.perf_counter() - begun
-        items = _items(before, image, after)
-        self._sequence = self._cache.choose_sequence(self, items, room)
-        done = self._cache.reuse(self._sequence, items)
-        # What was evaluated just now as the text before the image does not count as reused.
-        reused = done - min(self._evaluated, done)
-        begun = time.perf_counter()
-        rest = items[done:]
-        logits = yield from self._evaluate(self._segment(done, rest, image))
-        self._cache.append(self._sequence, rest)
-        self._evaluated += len(rest)
-        seconds = (time.perf_counter() - begun) / len(rest)
-        rows = sum(isinstance(item, ImageRow) for item in rest)
-        self._seconds |= {"image": seconds * rows, "text": seconds * (len(rest) - rows)}
-        return logits, Prefill(self._evaluated, reused, dict(self._seconds))
-
-    def _segment(self, position: int, items: Sequence[Item], image: ImageEmbedding) -> Segment:
-        """Items to be evaluated in one go: tokens, or where the picture is among them the embeddings of all."""
-        tokens = tuple(item for item in items if isinstance(item, int))
-        if len(tokens) == len(items):
-            return _LeasedTokens(self._sequence, position, tokens, self)
-        embedded = iter(self._cache.embed(tokens))
-        rows = [image.embeds[item.row] if isinstance(item, ImageRow) else next(embedded) for item in items]
-        return _LeasedEmbeddings(self._sequence, position, np.stack(rows), self)
-
-    def _evaluate_system(self, tokens: Sequence[int]) -> Generator[Segment, Floats, None]:
-        begun = time.perf_counter()
-        yield from self._evaluate(TokenSegment(SYSTEM, 0, tuple(tokens)))
-        self._cache.append(SYSTEM, tokens)
-        self._evaluated += len(tokens)
-        self._cache.end_system(tokens, time.perf_counter() - begun)
-
-    def append(self, token: int) -> Generator[Segment, Floats, tuple[Floats, float]]:
-        """Add a token after the prompt; logits (n_vocab,) after it, and the seconds of the model's call.
-
-        Raises EngineError if another prompt has taken its place.
-        """
-        at = self._cache.length(self._sequence)
-        logits = yield from self._evaluate(_LeasedTokens(self._sequence, at, (token,), self))
-        self._cache.append(self._sequence, (token,))
-        return logits, time.perf_counter() - self._called
-
-    def _evaluate(self, segment: Segment) -> Generator[Segment, Floats, Floats]:
-        self._evaluating = True
-        logits = yield segment
-        self._evaluating = False
-        return logits
-
-    def check(self, *, last: bool) -> None:
-        """Called when a chunk is about to be evaluated. Raises EngineError if another answer has taken the sequence."""
-        self._called = time.perf_counter()
-        self.prompt_in_part = not last
-        if not self._cache.owns(self, self._sequence):
-            raise EngineError("another answer was begun before this one was finished: generate one at a time")
-
-    def release(self) -> None:
-        """The answer is finished or given up. Any thread may call it, at any time."""
-        self._cache.release(Release(self, self._sequence, self._evaluating))
-
-
-class Release(NamedTuple):
-    """What a lease leaves behind."""
-
-    lease: Lease
-    sequence: int
-    cut_off: bool
-    """In the middle of an evaluation."""
-
-
-@dataclass(frozen=True)
-class _LeasedTokens(TokenSegment):
-    """Tokens that are evaluated only while their lease holds the sequence."""
-
-    lease: Lease
-
-    def part(self, start: int, count: int) -> TokenSegment:
-        self.lease.check(last=start + count >= len(self))
-        return super().part(start, count)
-
-
-@dataclass(frozen=True, eq=False)
-class _LeasedEmbeddings(EmbeddingSegment):
-    """Embeddings that are evaluated only while their lease holds the sequence."""
-
-    lease: Lease
-
-    def part(self, start: int, count: int) -> EmbeddingSegment:
-        self.lease.check(last=start + count >= len(self))
-        return super().part(start, count)
-
-
-def _items(before: Sequence[int], image: ImageEmbedding, after: Sequence[int]) -> list[Item]:
-    content = _content(image)
-    return [*before, *(ImageRow(content, row) for row in range(len(image.embeds))), *after]
-
-
-def _content(image: ImageEmbedding) -> str:
+def content_of(image: ImageEmbedding) -> str:
     """What names a picture here; the file's hash says nothing of embeddings made elsewhere."""
     return sha256(image.embeds.tobytes()).hexdigest()
 

@@ -19,6 +19,7 @@ from .gpu_requirements import check_gpu_memory
 from .huge_pages import Collapsing
 from .image_cache import ImageCache
 from .kv_cache import KvCache
+from .kv_lease import Lease
 from .loading import Engines, load
 from .manifest import Question
 from .options import MAX_SAMPLES, Options, Setup
@@ -170,7 +171,7 @@ class SkinGPT:
         The text before the picture is evaluated first, if this process has not done so, because all of them need it.
         Raises EngineError.
         """
-        manifest, lease = self.bundle.manifest, self._cache.lease()
+        manifest, lease = self.bundle.manifest, Lease(self._model, self._cache)
         before = build_prompt(manifest.template, manifest.llm.special_tokens, (), "").before
         run_alone(self._model, lease.hold_system(self._model.tokenize(before, bos=True)))
         return Scheduler(self._model, at_once=self._cache.conversations, together=together)

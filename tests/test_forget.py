@@ -6,6 +6,7 @@ from service import PICTURES
 from skingpt_edge.engines.fake import FakeLanguageModel
 from skingpt_edge.runtime import Options, SkinGPT
 from skingpt_edge.runtime.kv_cache import SYSTEM, KvCache
+from skingpt_edge.runtime.kv_lease import Lease
 from skingpt_edge.runtime.scheduler import run_alone
 from skingpt_edge.runtime.serve.framing import send
 from skingpt_edge.runtime.vision import ImageEmbedding
@@ -95,7 +96,7 @@ def test_the_cache_forgets_with_any_engine():
     model = FakeLanguageModel([[b"a"], [b"b"]])
     cache = KvCache(model, conversations=2)
     images = [ImageEmbedding(np.full((8, 4), number, np.float32), str(number), "photo") for number in (1, 2)]
-    leases = [cache.lease() for _ in images]
+    leases = [Lease(model, cache) for _ in images]
     for lease, image in zip(leases, images, strict=True):
         run_alone(model, lease.prefill([1, 5], image, [6]))
     for lease in leases:
