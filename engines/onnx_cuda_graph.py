@@ -25,7 +25,6 @@ CUDA_OPTIONS = {
     "enable_cuda_graph": "1",
     "arena_extend_strategy": "kSameAsRequested",  # a replay takes no new memory, so none need be there to spare
 }
-STRICT = {"session.disable_cpu_ep_fallback": "1"}  # a node on the processor could not be recorded
 
 Result = TypeVar("Result")
 
@@ -69,7 +68,7 @@ class OrtCudaGraph:
             self._setup,
             provider_options=CUDA_OPTIONS if on_gpu else {},
             sizes={BATCH: 1},
-            config=STRICT if on_gpu else {},
+            on_cpu=frozenset(),  # what the processor computes could not be recorded
         )
         self.info: EngineInfo = onnx_runtime.info_of(session, self._setup)
         inputs = tuple(map(onnx_runtime.spec_of, session.get_inputs()))

@@ -2,12 +2,12 @@
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from . import onnx_cuda_libraries, processor
+from . import onnx_cuda, processor
 from .base import Array, EngineInfo, GraphSetup, TensorSpec
 from .errors import BundleError, EngineError, EngineUnavailable
 from .forked_children import keep_in_children
@@ -74,23 +74,43 @@ def open_session(
     profile: str | None = None,
     provider_options: Mapping[str, str] | None = None,
     sizes: Mapping[str, int] | None = None,
-    config: Mapping[str, str] | None = None,
+    on_cpu: Set[str] = onnx_cuda.OF_SHAPES,
 ) -> Any:
     """ONNX Runtime's session of a graph on the device that the setup names.
 
     `profile` is the beginning of the file that its profile is written to, `provider_options` are those of the device's
-    execution provider, `sizes` fixes dimensions by name, and `config` has further entries of its configuration.
-    Raises as `OrtGraph` does.
+    execution provider, `sizes` fixes dimensions by name, and `on_cpu` are operators that a GPU may leave to the
+    processor. Raises as `OrtGraph` does.
     """
     lib, provider = import_onnxruntime(), PROVIDERS[setup.device]
     if provider not in lib.get_available_providers():
         raise EngineUnavailable(
             f"device {setup.device!r} was asked for, but this onnxruntime has only "
-            f"{', '.join(lib.get_available_providers())}: {onnx_cuda_libraries.REMEDY}"
+            f"{', '.join(lib.get_available_providers())}: {onnx_cuda.REMEDY}"
         )
-    if setup.device == "cuda":
-        onnx_cuda_libraries.prepare(lib)
+    if setup.device != "cpu":
+        onnx_cuda.prepare(lib)
+    options = _session_options(lib, setup, profile, sizes or {})
+    providers = [(provider, dict(provider_options or {}))]
+    try:
+        session = lib.InferenceSession(str(path), options, providers=providers, enable_fallback=0)
+    except Exception as error:  # ONNX Runtime's exceptions share no base but Exception
+        if setup.device != "cpu" and (why := onnx_cuda.missing(lib)):
+            raise onnx_cuda.cannot_start(lib, why) from error
+        cause = BundleError(f"{path.name}: ONNX Runtime cannot load it: {_reason(error)}")
+        raise _no_memory(path.name, error) or cause from error
+    keep_in_children(session)
+    if provider not in session.get_providers():  # it falls back to the CPU without a word
+        why = onnx_cuda.missing(lib) or "it does not say why; is the driver older than its CUDA?"
+        raise onnx_cuda.cannot_start(lib, why)
+    if setup.device != "cpu":
+        onnx_cuda.check_operators(path.name, session, on_cpu)
+    return session
+
+
+def _session_options(lib: Any, setup: GraphSetup, profile: str | None, sizes: Mapping[str, int]) -> Any:
     options = lib.SessionOptions()
+    options.add_session_config_entry(onnx_cuda.RECORD, "0" if setup.device == "cpu" else "1")
     options.intra_op_num_threads = setup.threads
     options.log_severity_level = 4  # its errors come as exceptions; its log would stand beside ours
     # Its threads would otherwise spin beside llama.cpp's, which come next.
@@ -99,25 +119,11 @@ def open_session(
         # Its sums of 8-bit products would overflow and the picture would be misread. With VNNI they cannot, and this
         # would more than double the time.
         options.add_session_config_entry(EXACT_PRODUCTS, "1")
-    for name, size in (sizes or {}).items():
+    for name, size in sizes.items():
         options.add_free_dimension_override_by_name(name, size)
-    for name, value in (config or {}).items():
-        options.add_session_config_entry(name, value)
     if profile:
         options.enable_profiling, options.profile_file_prefix = True, profile
-    providers = [(provider, dict(provider_options or {}))]
-    try:
-        session = lib.InferenceSession(str(path), options, providers=providers, enable_fallback=0)
-    except Exception as error:  # ONNX Runtime's exceptions share no base but Exception
-        if setup.device == "cuda" and (why := onnx_cuda_libraries.missing(lib)):
-            raise onnx_cuda_libraries.cannot_start(lib, why) from error
-        cause = BundleError(f"{path.name}: ONNX Runtime cannot load it: {_reason(error)}")
-        raise _no_memory(path.name, error) or cause from error
-    keep_in_children(session)
-    if provider not in session.get_providers():  # it falls back to the CPU without a word
-        why = onnx_cuda_libraries.missing(lib) or "it does not say why; is the driver older than its CUDA?"
-        raise onnx_cuda_libraries.cannot_start(lib, why)
-    return session
+    return options
 
 
 def info_of(session: Any, setup: GraphSetup) -> EngineInfo:

@@ -27,6 +27,7 @@ class Options:
     device: str = "cpu"
     """Of the language model, and of vision unless `vision_device` is given. A device that is not there is an error."""
     vision_device: str | None = None
+    """Unless this or `vision_engine` is given, the 8-bit graphs of an `int8` bundle stay on the processor."""
     vision_engine: str | None = None
     """A name in the registry of engines; the first that has the device unless given."""
     language_engine: str | None = None

@@ -1,5 +1,7 @@
 """Turns `Options` into a `Setup`. What a user leaves open is chosen here and nowhere else."""
 
+from dataclasses import replace
+
 from ..engines.base import GraphSetup, LanguageModelSetup
 from ..engines.errors import InputError
 from ..engines.gguf_header import read_gguf_header
@@ -20,6 +22,8 @@ def resolve(bundle: Bundle, options: Options) -> Setup:
     """
     _check_threads(options)
     engine = choose(LANGUAGE_MODELS, options.language_engine, options.device)
+    if options.vision_device is None:
+        options = replace(options, vision_device=_vision_device(bundle, options))
     vision = vision_setup(options)
     devices = vision.device, options.device
     tuned = recall(bundle, (vision.engine, engine), devices) if options.tuning else None
@@ -37,6 +41,12 @@ def _check_threads(options: Options) -> None:
     for name in ("threads", "vision_threads", "prefill_threads"):
         if (given := getattr(options, name)) and given > logical_cpus():
             raise InputError(f"{name} is {given}, but this machine has {logical_cpus()} processors for it: give fewer")
+
+
+def _vision_device(bundle: Bundle, options: Options) -> str:
+    """Where vision runs unless device or engine are named: no engine here has all of an int8 graph's code for a GPU."""
+    stays = options.device == "cuda" and options.vision_engine is None and bundle.manifest.vision.arithmetic == "int8"
+    return "cpu" if stays else options.device
 
 
 def vision_setup(options: Options, tuned: Tuning | None = None) -> GraphSetup:

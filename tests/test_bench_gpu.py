@@ -30,7 +30,7 @@ PROCESSOR = {"read_bandwidth": 2e11, "float32_peak": 2e12, "int8_peak": 1e13}
 def measured(**options):
     """What a run on a GPU finds, with ceilings of both devices; the trials are made up."""
     bundle, found = read_bundle(default_bundle()), Measured()
-    setup = resolve(bundle, Options(device="cuda", tuning=False, **options))
+    setup = resolve(bundle, Options(**{"device": "cuda", "vision_device": "cuda", "tuning": False, **options}))
     found.setup = {"requested": {}, "resolved": setup.to_json()}
     found.ceilings = {name: {"value": value} for name, value in {**H100, **PROCESSOR}.items()}
     found.turns, found.image_rows = [{"before": [1] * 102, "after": [2] * 44, "answer": [3] * 16}], 32
@@ -232,9 +232,9 @@ def test_kernels_that_cannot_be_profiled_are_skipped_with_the_reason():
     reason="needs an NVIDIA GPU, and torch and ONNX Runtime for it",
 )
 @pytest.mark.parametrize("engine", ["onnxruntime", "onnxruntime-cuda-graph"])
-def test_kernels_of_a_real_gpu_are_seen(engine):
+def test_kernels_of_a_real_gpu_are_seen(engine, exact_bundle):
     asked = Options(vision_device="cuda", vision_engine=engine, threads=1).to_json()
-    with Worker(ROLES["kernels"], threads=1, bundle=str(default_bundle()), options=asked) as worker:
+    with Worker(ROLES["kernels"], threads=1, bundle=str(exact_bundle), options=asked) as worker:
         found = worker.ask("vision_encoder", runs=3)
     assert all(entry["seconds"] > 0 for entry in found)
     assert any("Memcpy" not in entry["op"] for entry in found)

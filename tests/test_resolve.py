@@ -134,6 +134,23 @@ def test_a_gpu_gets_all_layers_and_a_kv_type_it_has_kernels_for(remembered):
     assert resolve(kept, Options(device="cuda", kv_type="q8_0", tuning=False)).language_model.kv_type == "q8_0"
 
 
+def test_vision_stays_on_the_processor_if_its_graphs_are_int8():
+    bundle = read_bundle(default_bundle())
+
+    def vision(precision, **options):
+        part = replace(
+            bundle.manifest.vision, precision=precision, arithmetic={"f16": "float16"}.get(precision, "int8")
+        )
+        other = replace(bundle, manifest=replace(bundle.manifest, vision=part))
+        return resolve(other, Options(tuning=False, **options)).vision.device
+
+    assert vision("int8", device="cuda") == vision("int8-block", device="cuda") == "cpu"
+    assert vision("f16", device="cuda") == "cuda"
+    assert vision("int8", device="cuda", vision_device="cuda") == "cuda"
+    assert vision("int8", device="cuda", vision_engine="tensorrt-rtx") == "cuda"
+    assert vision("f16", device="cuda", vision_device="cpu") == "cpu"
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

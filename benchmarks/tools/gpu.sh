@@ -234,8 +234,11 @@ step_bundles() {
 
 step_parity() {
     local bundle=$WORK/bundle-$1 other=()
-    [[ $1 != demo ]] || bundle=$REPOSITORY/runtime/demo/bundle
-    [[ $DEVICE == cuda ]] || other=(--threads-b 1 --kv-type-b f16) # the device is the same, the order of the sums is not
+    if [[ $1 == demo ]]; then
+        bundle=$REPOSITORY/runtime/demo/bundle
+        other=(--vision-device-b cpu) # its vision is int8, which no GPU computes
+    fi
+    [[ $DEVICE == cuda ]] || other+=(--threads-b 1 --kv-type-b f16) # the device is the same, the order of the sums is not
     limited "$PYTHON" -m skingpt_edge.benchmarks.tools.device_parity "$bundle" --device-a cpu --device-b "$DEVICE" \
         --truth "${other[@]}" -o "$WORK/parity-$1.json" ||
         fail "parity of $1 is past its limits, or could not be measured: see above and $WORK/parity-$1.json;" \

@@ -83,7 +83,9 @@ def add_setup(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--device", choices=devices, default="cpu", help="what the whole model runs on (default: %(default)s)"
     )
-    parser.add_argument("--vision-device", choices=devices, help="what vision runs on (default: as --device)")
+    parser.add_argument(
+        "--vision-device", choices=devices, help="what vision runs on (default: as --device; int8 graphs: cpu)"
+    )
     halves = (
         ("vision", registry.GRAPH_ENGINES, "vision"),
         ("language", registry.LANGUAGE_MODELS, "the language model"),

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 
 import onnxruntime
 import pytest
-from skingpt_edge.engines import onnx_cuda_libraries, onnx_runtime
+from skingpt_edge.engines import onnx_cuda, onnx_runtime
 from skingpt_edge.engines.base import GraphSetup
 from skingpt_edge.engines.errors import EngineUnavailable
 from skingpt_edge.engines.onnx_cuda_graph import OrtCudaGraph
@@ -44,7 +44,7 @@ def pretending(tmp_path, monkeypatch):
         pytest.skip("this ONNX Runtime has CUDA")
     library = Pretending(tmp_path)
     monkeypatch.setattr(onnx_runtime, "import_onnxruntime", lambda: library)
-    monkeypatch.setattr(onnx_cuda_libraries, "gpu_kind", lambda: ("a card", "sm89"))
+    monkeypatch.setattr(onnx_cuda, "gpu_kind", lambda: ("a card", "sm89"))
     return library
 
 
@@ -69,15 +69,57 @@ def test_a_missing_library_is_named_with_what_to_do(engine, pretending, graph):
 @pytest.mark.filterwarnings("ignore:Specified provider")
 def test_where_no_library_is_missing_the_cpu_does_not_take_over_either(pretending, graph, tmp_path):
     (tmp_path / "onnxruntime/capi").mkdir(parents=True)
-    place = tmp_path / "onnxruntime/capi" / onnx_cuda_libraries.PROVIDER_LIBRARY
+    place = tmp_path / "onnxruntime/capi" / onnx_cuda.PROVIDER_LIBRARY
     lines = Path("/proc/self/maps").read_text().splitlines()
     place.symlink_to(next(line.split()[-1] for line in lines if "/libm.so" in line))  # any library that can be loaded
     with pytest.raises(EngineUnavailable, match=r"cannot start on this GPU \(it does not say why; is the driver older"):
         OrtGraph(graph, ON_GPU)
 
 
+class OnTheCpu:
+    """A session of ONNX Runtime's that has CUDA, and gave every operator to the processor."""
+
+    def __init__(self, *arguments, **more):
+        more["providers"] = ["CPUExecutionProvider"]
+        self._session = onnxruntime.InferenceSession(*arguments, **more)
+
+    def __getattr__(self, name):
+        return getattr(self._session, name)
+
+    def get_providers(self):
+        return ["CUDAExecutionProvider", "CPUExecutionProvider"]
+
+
+@pytest.mark.parametrize("engine", [OrtGraph, OrtCudaGraph])
+def test_operators_that_would_run_on_the_processor_are_named(engine, pretending, graph, monkeypatch):
+    monkeypatch.setattr(pretending, "InferenceSession", OnTheCpu, raising=False)
+    with pytest.raises(EngineUnavailable) as error:
+        engine(graph, ON_GPU)
+    for words in (
+        "vision_encoder.onnx: ONNX Runtime has no code for a GPU for ",
+        " Conv, DynamicQuantizeLinear, ", ", MatMulInteger, ",
+        ": make the bundle with --vision f16, or ask for --vision-device cpu",
+    ):  # fmt: skip
+        assert words in str(error.value)
+    assert ("Shape" in str(error.value)) is False  # one engine may leave it there, the other's graph has none
+
+
+def test_the_shape_of_a_batch_may_be_computed_on_the_processor():
+    def session(*operators, provider="CPUExecutionProvider"):
+        nodes = [SimpleNamespace(op_type=operator) for operator in operators]
+        part = SimpleNamespace(ep_name=provider, get_nodes=lambda: nodes)
+        return SimpleNamespace(get_provider_graph_assignment_info=lambda: [part])
+
+    onnx_cuda.check_operators("a graph", session("Shape", "Concat"))
+    onnx_cuda.check_operators("a graph", session("MatMul", provider="CUDAExecutionProvider"))
+    with pytest.raises(EngineUnavailable, match="a GPU for MatMul: "):
+        onnx_cuda.check_operators("a graph", session("Shape", "MatMul"))
+    with pytest.raises(EngineUnavailable, match="a GPU for Concat, Shape: "):
+        onnx_cuda.check_operators("a graph", session("Shape", "Concat"), frozenset())
+
+
 def test_what_it_prints_leaves_standard_output_alone(pretending, capsys):
-    onnx_cuda_libraries.prepare(pretending)
+    onnx_cuda.prepare(pretending)
     assert capsys.readouterr() == ("", "Failed to load libcublas\n")
     assert pretending.severities == [4]
 
@@ -86,6 +128,6 @@ def test_the_driver_is_asked_first(monkeypatch):
     def no_driver():
         raise EngineUnavailable("no driver")
 
-    monkeypatch.setattr(onnx_cuda_libraries, "gpu_kind", no_driver)
+    monkeypatch.setattr(onnx_cuda, "gpu_kind", no_driver)
     with pytest.raises(EngineUnavailable, match="no driver"):
-        onnx_cuda_libraries.prepare(SimpleNamespace())
+        onnx_cuda.prepare(SimpleNamespace())
