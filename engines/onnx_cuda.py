@@ -1,9 +1,11 @@
 """What ONNX Runtime needs on an NVIDIA GPU besides itself, and what of a graph it would leave to the processor."""
 
 import ctypes
-import sys
+import re
 from collections.abc import Set
-from contextlib import redirect_stdout
+from contextlib import suppress
+from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -12,42 +14,76 @@ from .errors import EngineUnavailable
 
 CPU_PROVIDER = "CPUExecutionProvider"
 PROVIDER_LIBRARY = "libonnxruntime_providers_cuda.so"
-REMEDY = "pip install 'onnxruntime-gpu[cuda,cudnn]', or ask for --vision-device cpu"
+LIBRARIES = ("cudart", "cublasLt", "cublas", "nvrtc", "curand", "cufft", "cudnn")
+"""Of CUDA and cuDNN, each after those that it needs itself."""
 RECORD = "session.record_ep_graph_assignment_info"
 """Has a session note which operators run where; "1" or "0"."""
 OF_SHAPES = frozenset(
     {"Shape", "Concat", "Gather", "Unsqueeze", "Squeeze", "Slice", "Cast", "Add", "Sub", "Mul", "Div"}
 )
 """Operators that compute the shape of a batch, a few numbers, and are best left to the processor."""
+ON_CPU = "ask for --vision-device cpu"
+OTHER_BUILD = f"see docs/gpu.md for onnxruntime-gpu, or {ON_CPU}"
+F16 = f"make the bundle with --vision f16, or {ON_CPU}"
 
 
 def prepare(onnxruntime: Any) -> None:
     """Load the libraries that pip installed, which ONNX Runtime would not find by itself.
 
-    Raises EngineUnavailable if there is no GPU, or no driver.
+    Raises EngineUnavailable if there is no GPU, or no driver. ONNX Runtime's log is silent from then on in the whole
+    process: what it cannot load comes as an error of ours.
     """
     gpu_kind()
-    onnxruntime.set_default_logger_severity(4)  # what it cannot load comes as an error of ours
-    with redirect_stdout(sys.stderr):  # where it prints what it did not find; standard output may be JSON
-        onnxruntime.preload_dlls()
+    onnxruntime.set_default_logger_severity(4)
+    _load_from_packages()
 
 
-def missing(onnxruntime: Any) -> str:
-    """Why the dynamic linker cannot load ONNX Runtime's code for GPUs; empty if it can.
+@cache
+def _load_from_packages() -> None:
+    # ONNX Runtime's own preload_dlls() does the same, but prints what it does not find.
+    spec = find_spec("nvidia")
+    for folder in spec.submodule_search_locations or () if spec else ():
+        for name in LIBRARIES:
+            for path in sorted(Path(folder).glob(f"*/lib/lib{name}.so.*")):
+                with suppress(OSError):  # one for another CUDA; what is missing in the end is said later
+                    ctypes.CDLL(str(path))
 
-    Only after ONNX Runtime has tried to: its code must not be loaded before it is ready for it.
-    """
+
+def explained(onnxruntime: Any, error: Exception) -> EngineUnavailable | None:
+    """What to raise for an error of ONNX Runtime's if the GPU is the reason; None if it is another."""
+    if failed := cuda_failure(error):
+        return EngineUnavailable(f"{_cannot_start(onnxruntime, failed)}: update NVIDIA's driver, or {ON_CPU}")
+    if "graph capture" in str(error):  # its own check for CUDA graphs; it names no operator
+        return EngineUnavailable(f"ONNX Runtime has no code for a GPU for some operators of this graph: {F16}")
+    return not_started(onnxruntime) if _missing(onnxruntime) else None
+
+
+def not_started(onnxruntime: Any) -> EngineUnavailable:
+    """What to raise if ONNX Runtime uses the processor alone without having said why."""
+    if why := _missing(onnxruntime):
+        install = "pip install 'onnxruntime-gpu[cuda,cudnn]'"
+        return EngineUnavailable(f"{_cannot_start(onnxruntime, why)}: {install}, or {ON_CPU}")
+    return EngineUnavailable(f"{_cannot_start(onnxruntime, 'it does not say why')}: {ON_CPU}")
+
+
+def _cannot_start(onnxruntime: Any, why: str) -> str:
+    return f"onnxruntime {onnxruntime.__version__} cannot start on this GPU ({why})"
+
+
+def cuda_failure(error: Exception) -> str:
+    """The words of CUDA or one of its libraries in an error of ONNX Runtime's; empty if there are none."""
+    found = re.search(r"(?:CUDA|CUDNN|CUBLAS|CURAND|CUFFT)\w* failure \d+: [^;]*", str(error))
+    return found[0].strip() if found else ""
+
+
+def _missing(onnxruntime: Any) -> str:
+    """Why the dynamic linker cannot load ONNX Runtime's code for GPUs; empty if it can."""
     library = Path(onnxruntime.__file__).parent / "capi" / PROVIDER_LIBRARY
     try:
         ctypes.CDLL(str(library))
     except OSError as error:
         return str(error).replace(f"{library.parent}/", "")
     return ""
-
-
-def cannot_start(onnxruntime: Any, why: str) -> EngineUnavailable:
-    """What to raise where ONNX Runtime could not start on the GPU."""
-    return EngineUnavailable(f"onnxruntime {onnxruntime.__version__} cannot start on this GPU ({why}): {REMEDY}")
 
 
 def check_operators(name: str, session: Any, allowed: Set[str] = OF_SHAPES) -> None:
@@ -63,7 +99,4 @@ def check_operators(name: str, session: Any, allowed: Set[str] = OF_SHAPES) -> N
         for node in part.get_nodes()
     }
     if rest := sorted(on_cpu - allowed):
-        raise EngineUnavailable(
-            f"{name}: ONNX Runtime has no code for a GPU for {', '.join(rest)}: make the bundle with --vision f16, or "
-            "ask for --vision-device cpu"
-        )
+        raise EngineUnavailable(f"{name}: ONNX Runtime has no code for a GPU for {', '.join(rest)}: {F16}")

@@ -12,7 +12,12 @@ from .base import Array, EngineInfo, GraphSetup, TensorSpec
 from .errors import BundleError, EngineError, EngineUnavailable
 from .forked_children import keep_in_children
 
-NO_MEMORY = ("bad_alloc", "pthread_create failed", "Failed to allocate memory")  # in ONNX Runtime's errors
+NO_MEMORY = (
+    "bad_alloc",
+    "pthread_create failed",
+    "Failed to allocate memory",
+    "out of memory",
+)  # in ONNX Runtime's errors
 MAX_REASON = 200  # letters of ONNX Runtime's own words in an error
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 
@@ -86,7 +91,7 @@ def open_session(
     if provider not in lib.get_available_providers():
         raise EngineUnavailable(
             f"device {setup.device!r} was asked for, but this onnxruntime has only "
-            f"{', '.join(lib.get_available_providers())}: {onnx_cuda.REMEDY}"
+            f"{', '.join(lib.get_available_providers())}: {onnx_cuda.OTHER_BUILD}"
         )
     if setup.device != "cpu":
         onnx_cuda.prepare(lib)
@@ -95,17 +100,22 @@ def open_session(
     try:
         session = lib.InferenceSession(str(path), options, providers=providers, enable_fallback=0)
     except Exception as error:  # ONNX Runtime's exceptions share no base but Exception
-        if setup.device != "cpu" and (why := onnx_cuda.missing(lib)):
-            raise onnx_cuda.cannot_start(lib, why) from error
-        cause = BundleError(f"{path.name}: ONNX Runtime cannot load it: {_reason(error)}")
-        raise _no_memory(path.name, error) or cause from error
+        raise _cannot_open(lib, path.name, setup, error) from error
     keep_in_children(session)
     if provider not in session.get_providers():  # it falls back to the CPU without a word
-        why = onnx_cuda.missing(lib) or "it does not say why; is the driver older than its CUDA?"
-        raise onnx_cuda.cannot_start(lib, why)
+        raise onnx_cuda.not_started(lib)
     if setup.device != "cpu":
         onnx_cuda.check_operators(path.name, session, on_cpu)
     return session
+
+
+def _cannot_open(lib: Any, name: str, setup: GraphSetup, error: Exception) -> Exception:
+    """What to raise for what ONNX Runtime raised when it opened the graph of this name."""
+    if short := _no_memory(name, error):
+        return short
+    if setup.device != "cpu" and (explained := onnx_cuda.explained(lib, error)):
+        return explained
+    return BundleError(f"{name}: ONNX Runtime cannot load it: {_reason(error)}")
 
 
 def _session_options(lib: Any, setup: GraphSetup, profile: str | None, sizes: Mapping[str, int]) -> Any:
@@ -150,6 +160,8 @@ def _no_memory(name: str, error: Exception) -> EngineError | None:
 
 def _reason(error: Exception) -> str:
     """ONNX Runtime's message in one short line, without its status, source files, C++ signatures and our paths."""
+    if failed := onnx_cuda.cuda_failure(error):
+        return failed
     text = " ".join(str(error).split())
     text = re.sub(r"\[ONNXRuntimeError\] : \d+ : \w+ : ", "", text)
     text = re.sub(r"Load model from .*? failed: ?", "", text)

@@ -26,7 +26,7 @@ class Engine:
     devices: tuple[str, ...]
     needs_plan: bool = False
     """It runs what was compiled of a graph for this machine's GPU, and is opened with `(path, setup, plan)`."""
-    checked: bool = False
+    needs_check: bool = False
     """What it computes is compared with the bundle's self-test whenever a bundle is opened with it."""
 
     def load(self) -> Any:
@@ -55,9 +55,11 @@ class Engine:
 GRAPH_ENGINES = {
     "onnxruntime": Engine("skingpt_edge.engines.onnx_runtime", "OrtGraph", ("cpu", "cuda")),
     "tensorrt-rtx": Engine(
-        "skingpt_edge.engines.tensorrt_rtx", "TensorRtxGraph", ("cuda",), needs_plan=True, checked=True
+        "skingpt_edge.engines.tensorrt_rtx", "TensorRtxGraph", ("cuda",), needs_plan=True, needs_check=True
     ),
-    "onnxruntime-cuda-graph": Engine("skingpt_edge.engines.onnx_cuda_graph", "OrtCudaGraph", ("cuda",), checked=True),
+    "onnxruntime-cuda-graph": Engine(
+        "skingpt_edge.engines.onnx_cuda_graph", "OrtCudaGraph", ("cuda",), needs_check=True
+    ),
 }
 LANGUAGE_MODELS = {
     "llama.cpp": Engine("skingpt_edge.engines.llama_cpp_model", "LlamaCppModel", ("cpu", "cuda")),

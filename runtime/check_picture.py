@@ -38,7 +38,7 @@ def check_vision(vision: VisionModel, manifest: Manifest) -> None:
         engine = vision.info["vision_encoder"]
         raise EngineError(
             f"{engine.engine} {engine.version} does not compute here what the bundle stores: the cosine of the image "
-            f"embeddings is {found:.6f}, the limit {LEAST_COSINE}. Leave --vision-engine out, and ONNX Runtime is used"
+            f"embeddings is {found:.6f}, the limit {LEAST_COSINE}. Ask for --vision-engine onnxruntime"
         )
 
 

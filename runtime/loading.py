@@ -52,7 +52,7 @@ def load_vision(bundle: Bundle, setup: GraphSetup, progress: Progress | None = N
             graphs.append(open_vision_graph(bundle, name, setup, progress))
             stack.callback(graphs[-1].close)
         vision = VisionModel(bundle, *graphs)
-        if registry.GRAPH_ENGINES[setup.engine].checked:
+        if registry.GRAPH_ENGINES[setup.engine].needs_check:
             check_vision(vision, bundle.manifest)
         stack.pop_all()  # from here on `vision` closes them
         return vision

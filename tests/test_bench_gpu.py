@@ -7,14 +7,14 @@ import torch
 from skingpt_edge.benchmarks.measure import steps, system
 from skingpt_edge.benchmarks.measure.build_results import assemble, limits
 from skingpt_edge.benchmarks.measure.gpu_ceilings import GpuCeilings
-from skingpt_edge.benchmarks.measure.kernels import by_kernel, trace_events
+from skingpt_edge.benchmarks.measure.kernels import by_kernel, short_name, trace_events
 from skingpt_edge.benchmarks.measure.model_sizes import llama_sizes, vision_sizes
 from skingpt_edge.benchmarks.measure.ratios import all_ratios
 from skingpt_edge.benchmarks.measure.raw_results import OURS, Measured
 from skingpt_edge.benchmarks.measure.steps import Measurement
 from skingpt_edge.benchmarks.measure.suites import SUITES
 from skingpt_edge.benchmarks.measure.workers import ROLES
-from skingpt_edge.engines.errors import EngineUnavailable
+from skingpt_edge.engines.errors import BundleError, EngineUnavailable
 from skingpt_edge.engines.registry import GRAPH_ENGINES
 from skingpt_edge.runtime import machine
 from skingpt_edge.runtime.bundle import default_bundle, read_bundle
@@ -184,6 +184,24 @@ def test_what_a_profiler_saw_on_a_gpu_is_summed_by_kernel():
     ]
 
 
+@pytest.mark.parametrize(
+    ("name", "short"),
+    [
+        ("sm90_xmma_gemm_f16f16_f16f32_tn_n", "sm90_xmma_gemm_f16f16_f16f32_tn_n"),
+        ("void (anonymous namespace)::softmax<float, (bool)1>(float*, int)", "softmax<float, (bool)1>"),
+        ("void cutlass::device<cutlass::f(int), 3>(cutlass::P)", "device<f(int), 3>"),
+        (
+            "void at::k<at::copy(at::I&)::{lambda()#3}>(int, at::copy(at::I&)::{lambda()#3})",
+            "k<copy(I&)::{lambda()#3}>",
+        ),
+        ("Memset (Device)", "Memset (Device)"),
+        ("void k<" + 300 * "a" + ">(int)", "k<" + 198 * "a" + "…"),
+    ],
+)
+def test_a_kernels_name_is_without_namespaces_and_parameters(name, short):
+    assert short_name(name) == short
+
+
 def test_torchs_profiler_writes_what_is_read_here():
     # Here it sees the processor's operators alone. None of them counts as a kernel.
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profiler:
@@ -214,6 +232,16 @@ def test_a_gpu_is_profiled_by_kernel_whatever_the_engine(engine, monkeypatch):
     run._profile()
     assert asked == ["kernels"]
     assert run.found.operators == [{"op": "vision_encoder", "calls": 1, "seconds": QUICK.profile_runs}]
+
+
+def test_a_profile_that_fails_costs_nothing_else(monkeypatch):
+    def fail(role):
+        raise BundleError("graph.onnx: it cannot be loaded")
+
+    run = Measurement(read_bundle(default_bundle()), QUICK, Options(vision_device="cuda", threads=1, tuning=False))
+    monkeypatch.setattr(run, "_ours", fail)
+    run._profile()
+    assert run.found.skipped == ["the vision encoder's kernels: graph.onnx: it cannot be loaded"]
 
 
 def test_kernels_that_cannot_be_profiled_are_skipped_with_the_reason():

@@ -78,3 +78,10 @@ def test_an_engine_that_cannot_be_had_is_named_and_the_others_are_timed(monkeypa
     found = vision_calls.measure(bundle, "cpu", ["broken", "onnxruntime"], repeat=2)["engines"]
     assert found["broken"] == {"error": "none here"}
     assert found["onnxruntime"]["cosine"] == {"with": "onnxruntime", "value": pytest.approx(1)}
+
+
+def test_no_picture_at_all_is_refused(capsys, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["vision_calls", str(default_bundle()), "--repeat", "0"])
+    with pytest.raises(SystemExit):
+        vision_calls.main()
+    assert "--repeat is 0, expected 1 or more" in capsys.readouterr().err

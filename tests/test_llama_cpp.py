@@ -1,5 +1,6 @@
 """How llama.cpp is asked to load and to evaluate."""
 
+import ctypes
 import os
 import re
 import shutil
@@ -60,6 +61,12 @@ def test_too_much_in_one_call_is_refused_and_nothing_too(model):
         model.evaluate([EmbeddingSegment(1, 0, np.zeros((33, model.n_embd), np.float32))])
     with pytest.raises(EngineError, match="0 tokens or embeddings"):
         model.evaluate([])
+
+
+def test_logits_that_are_missing_are_an_error(model, monkeypatch):
+    monkeypatch.setattr(model._lib, "llama_get_logits_ith", lambda context, item: ctypes.POINTER(ctypes.c_float)())
+    with pytest.raises(EngineError, match=r"llama\.cpp has no logits of item 0"):
+        model.evaluate([TokenSegment(1, 0, (1,))])
 
 
 def test_embeddings_of_another_width_are_refused(model):

@@ -3,6 +3,7 @@
 ONNX Runtime's own fallback is real here. That it was built for CUDA, and that there is a GPU, is pretended.
 """
 
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -10,7 +11,7 @@ import onnxruntime
 import pytest
 from skingpt_edge.engines import onnx_cuda, onnx_runtime
 from skingpt_edge.engines.base import GraphSetup
-from skingpt_edge.engines.errors import EngineUnavailable
+from skingpt_edge.engines.errors import EngineError, EngineUnavailable
 from skingpt_edge.engines.onnx_cuda_graph import OrtCudaGraph
 from skingpt_edge.engines.onnx_runtime import OrtGraph
 from skingpt_edge.runtime.bundle import default_bundle, read_bundle
@@ -34,8 +35,11 @@ class Pretending:
     def set_default_logger_severity(self, level):
         self.severities.append(level)
 
-    def preload_dlls(self):
-        print("Failed to load libcublas")
+
+def any_library():
+    """The path of one that this process has loaded."""
+    lines = Path("/proc/self/maps").read_text().splitlines()
+    return next(line.split()[-1] for line in lines if "/libm.so" in line)
 
 
 @pytest.fixture
@@ -70,9 +74,8 @@ def test_a_missing_library_is_named_with_what_to_do(engine, pretending, graph):
 def test_where_no_library_is_missing_the_cpu_does_not_take_over_either(pretending, graph, tmp_path):
     (tmp_path / "onnxruntime/capi").mkdir(parents=True)
     place = tmp_path / "onnxruntime/capi" / onnx_cuda.PROVIDER_LIBRARY
-    lines = Path("/proc/self/maps").read_text().splitlines()
-    place.symlink_to(next(line.split()[-1] for line in lines if "/libm.so" in line))  # any library that can be loaded
-    with pytest.raises(EngineUnavailable, match=r"cannot start on this GPU \(it does not say why; is the driver older"):
+    place.symlink_to(any_library())
+    with pytest.raises(EngineUnavailable, match=r"cannot start on this GPU \(it does not say why\): ask for --vision"):
         OrtGraph(graph, ON_GPU)
 
 
@@ -118,10 +121,72 @@ def test_the_shape_of_a_batch_may_be_computed_on_the_processor():
         onnx_cuda.check_operators("a graph", session("Shape", "Concat"), frozenset())
 
 
-def test_what_it_prints_leaves_standard_output_alone(pretending, capsys):
+def test_libraries_among_pythons_packages_are_loaded(pretending, tmp_path, monkeypatch):
+    folder = tmp_path / "nvidia/cu13/lib"
+    folder.mkdir(parents=True)
+    shutil.copy(any_library(), folder / "libcublas.so.13")
+    (folder / "libcurand.so.10").write_text("no library")
+    monkeypatch.syspath_prepend(tmp_path)
+    onnx_cuda._load_from_packages.cache_clear()
     onnx_cuda.prepare(pretending)
-    assert capsys.readouterr() == ("", "Failed to load libcublas\n")
+    assert f"{folder}/libcublas.so.13" in Path("/proc/self/maps").read_text()
     assert pretending.severities == [4]
+    onnx_cuda._load_from_packages.cache_clear()
+
+
+OLD_DRIVER = (  # as onnxruntime-gpu 1.31.1 raised it
+    "/onnxruntime_src/onnxruntime/core/providers/cuda/cuda_call.cc:146 std::conditional_t<THRW, void, onnxruntime::"
+    "common::Status> onnxruntime::CudaCall(ERRTYPE, const char*, const char*, SUCCTYPE, const char*, const char*, int) "
+    "[with ERRTYPE = cudaError; bool THRW = true; SUCCTYPE = cudaError; std::conditional_t<THRW, void, common::Status> "
+    "= void] CUDA failure 35: CUDA driver version is insufficient for CUDA runtime version ; GPU=-1 ; hostname=vm ; "
+    "file=/onnxruntime_src/onnxruntime/core/providers/cuda/cuda_execution_provider.cc ; line=355 ; expr=f(); "
+    "\n\n"
+)
+FEW_OPERATORS = (
+    "This session cannot use the graph capture feature as requested by the user as all compute graph nodes have not "
+    "been partitioned to the CUDAExecutionProvider"
+)
+
+
+@pytest.mark.parametrize(
+    ("raised", "kind", "expected"),
+    [
+        (
+            OLD_DRIVER,
+            EngineUnavailable,
+            f"onnxruntime {onnxruntime.__version__} cannot start on this GPU (CUDA failure 35: CUDA driver version is "
+            "insufficient for CUDA runtime version): update NVIDIA's driver, or ask for --vision-device cpu",
+        ),
+        (
+            OLD_DRIVER.replace("35: CUDA driver version is insufficient for CUDA runtime version", "2: out of memory"),
+            EngineError,
+            "vision_encoder.onnx: there is too little memory to run it",
+        ),
+        (
+            FEW_OPERATORS,
+            EngineUnavailable,
+            "ONNX Runtime has no code for a GPU for some operators of this graph: make the bundle with --vision f16, "
+            "or ask for --vision-device cpu",
+        ),
+    ],
+)
+def test_what_cuda_says_when_it_cannot_start_is_told_with_what_to_do(
+    raised, kind, expected, pretending, graph, monkeypatch
+):
+    def refuse(*arguments, **more):
+        raise RuntimeError(raised)
+
+    monkeypatch.setattr(pretending, "InferenceSession", refuse, raising=False)
+    with pytest.raises(EngineError) as error:
+        OrtGraph(graph, ON_GPU)
+    assert (type(error.value), str(error.value)) == (kind, expected)
+
+
+def test_a_gpu_that_fails_later_is_told_in_cudas_words():
+    error = onnx_runtime.failure("graph.onnx", RuntimeError(OLD_DRIVER))
+    assert str(error) == (
+        "graph.onnx: ONNX Runtime failed: CUDA failure 35: CUDA driver version is insufficient for CUDA runtime version"
+    )
 
 
 def test_the_driver_is_asked_first(monkeypatch):

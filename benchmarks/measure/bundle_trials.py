@@ -82,7 +82,7 @@ class WholeModel:
         if sample:
             self._sample("report")
         answers = [section.answer for section in report.sections]
-        engine_seconds = self._model.seconds + sum(image.seconds.values())  # decoding a photo is Pillow's work
+        engine_seconds = self._model.seconds + sum(image.seconds.values())  # a photo is read by libraries
         return {
             "seconds": {
                 **image.seconds,

@@ -81,6 +81,16 @@ def by_kernel(events: Iterable[Mapping[str, Any]], runs: int) -> list[dict[str, 
 def short_name(name: str) -> str:
     """A kernel's name without `void`, namespaces and parameters; template arguments stay as far as there is room."""
     name = name.removeprefix("void ").replace("(anonymous namespace)::", "")
-    name = re.sub(r"(?<=[>\w])\(.*\)$", "", name)  # a copy's kind has a space before its bracket
-    name = re.sub(r"\b(?:\w+::)+", "", name)
+    name = re.sub(r"\b(?:\w+::)+", "", _without_parameters(name))
     return name if len(name) <= LONGEST_NAME else f"{name[:LONGEST_NAME]}…"
+
+
+def _without_parameters(name: str) -> str:
+    """A name up to the bracket that belongs to its last one; a copy's kind, which has a space before it, stays."""
+    depth = 0
+    for place in range(len(name) - 1, -1, -1):
+        depth += {")": 1, "(": -1}.get(name[place], 0)
+        if depth == 0:
+            ends_with_parameters = name.endswith(")") and name[place - 1] != " "
+            return name[:place] if ends_with_parameters else name
+    return name

@@ -43,7 +43,7 @@ CPU_RATIOS = {
     ),
     "peak_memory": Ratio("peak memory of a report at a context of 2048", "GB", "at_most", 6.2, 11),
     "start_to_ready": Ratio("process start to ready, files in the page cache", "s", "at_most", 4),
-    "python_share": Ratio("Python's own share of a report, without the photo's decoding", "%", "at_most", 1),
+    "python_share": Ratio("Python's own share of a report, without reading the photo", "%", "at_most", 1),
 }
 GPU_RATIOS = {
     "vision_seconds": Ratio("vision encoder + Q-Former", "ms", "at_most", 5),

@@ -251,7 +251,7 @@ class Measurement:
         try:
             with self._ours("kernels") as worker:
                 self.found.operators = worker.ask("vision_encoder", runs=runs)
-        except EngineError as error:  # an hour's measurements must not be lost at the last step
+        except SkinGPTError as error:  # an hour's measurements must not be lost at the last step
             self.found.skipped.append(f"the vision encoder's kernels: {error}")
 
     def _profile_operators(self, runs: int) -> None:

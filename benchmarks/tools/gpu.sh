@@ -247,7 +247,8 @@ step_parity() {
 
 step_vision() {
     limited "$PYTHON" -m skingpt_edge.benchmarks.tools.vision_calls "$WORK/bundle-$1" --device "$DEVICE" \
-        -o "$WORK/vision-$1.json"
+        -o "$WORK/vision-$1.json" ||
+        fail "no engine could run the vision of $1: see above; the steps measure and merge can be run all the same"
 }
 
 step_measure() {

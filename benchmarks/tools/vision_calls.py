@@ -22,7 +22,6 @@ from ...engines.registry import GRAPH_ENGINES, devices
 from ...runtime.bundle import Bundle
 from ...runtime.check_picture import cosine
 from ...runtime.loading import load_vision
-from ...runtime.machine import free_gpu_memory
 from ...runtime.options import Options
 from ...runtime.resolving import vision_setup
 from ...runtime.verification import open_bundle
@@ -48,18 +47,16 @@ def measure(bundle: Bundle, device: str, engines: list[str], repeat: int) -> dic
 
 
 def time_engine(bundle: Bundle, device: str, name: str, pixels: Floats, repeat: int) -> tuple[dict[str, Any], Floats]:
-    """Milliseconds by graph and the bytes of GPU memory taken, with the embeddings (queries × n_embd,) of the picture.
+    """Milliseconds by graph, with the embeddings (queries × n_embd,) of the picture.
 
     Raises SkinGPTError for an engine that cannot be used.
     """
-    free = free_gpu_memory() if device != "cpu" else None
     begun = time.perf_counter()
     vision = load_vision(bundle, vision_setup(Options(vision_device=device, vision_engine=name)))
     opened = time.perf_counter() - begun
     try:
         embeddings = vision.embed_pixels(pixels).image_embeds.ravel()
         times = [_milliseconds(vision, pixels) for _ in range(repeat + 1)]
-        left = free_gpu_memory() if free is not None else None
         info = vision.info["vision_encoder"].to_json()
     finally:
         vision.close()
@@ -67,7 +64,6 @@ def time_engine(bundle: Bundle, device: str, name: str, pixels: Floats, repeat: 
         "info": info,
         "open_seconds": round(opened, 3),
         **{f"{part}_p50_ms": round(median(one[part] for one in times[1:]), 3) for part in times[0]},
-        "gpu_bytes": free - left if free is not None and left is not None else None,
     }
     return found, embeddings
 
@@ -87,6 +83,8 @@ def main() -> int:
     parser.add_argument("--repeat", type=int, default=30)
     parser.add_argument("-o", "--output", type=Path)
     args = parser.parse_args()
+    if args.repeat < 1:
+        parser.error(f"--repeat is {args.repeat}, expected 1 or more")
     able = [name for name, engine in GRAPH_ENGINES.items() if args.device in engine.devices]
     try:
         found = measure(open_bundle(args.bundle), args.device, args.engines or able, args.repeat)
