@@ -187,7 +187,9 @@ def test_a_forked_child_gets_an_error_and_does_not_hang_even_if_a_picture_was_be
 
 
 AT_THE_END = """
-import atexit, sys, threading, time
+import atexit
+atexit.register(lambda: (graph.close(), print("closed")))  # runs last
+import threading, time
 import numpy as np
 from skingpt_edge.engines.base import GraphSetup
 from skingpt_edge.engines.cuda_driver import gpu_kind
@@ -195,7 +197,6 @@ from skingpt_edge.engines.onnx_cuda_graph import OrtCudaGraph
 from skingpt_edge.runtime.bundle import default_bundle, read_bundle
 bundle = read_bundle(default_bundle())
 graph = OrtCudaGraph(bundle.file(bundle.manifest.vision.encoder), GraphSetup("onnxruntime-cuda-graph", "cpu", 1))
-atexit.register(lambda: (graph.close(), print("closed")))
 def late():
     time.sleep(0.5)
     graph.run({"pixels": np.zeros((1, 3, 224, 224), np.float32)})
