@@ -137,7 +137,7 @@ def _other_files(target: Path) -> None:
     shutil.copytree(HERE.parent / "systemd", target / "lib/systemd")
     doc = target / "share/doc/skingpt-edge"
     doc.mkdir(parents=True)
-    for name in ("install", "service", "embed", "install-bundles", "kiosk", "photos"):
+    for name in ("install", "service", "embed", "install-bundles", "kiosk", "photos", "gpu", "tensorrt-rtx"):
         if (page := ROOT / "docs" / f"{name}.md").exists():
             shutil.copy(page, doc)
     shutil.copy(ROOT / "LICENSE", doc / "copyright")
