@@ -9,6 +9,7 @@ from contextlib import suppress
 from ctypes import POINTER, byref, c_char_p, c_int, c_size_t, c_ubyte, c_uint, c_uint64, c_void_p
 from dataclasses import dataclass
 from functools import cache
+from uuid import UUID
 
 from .base import Array
 from .errors import EngineError, EngineUnavailable
@@ -23,6 +24,7 @@ ARGUMENTS = {
     "cuDeviceGet": (POINTER(c_int), c_int),
     "cuDeviceGetName": (c_char_p, c_int, c_int),
     "cuDeviceGetAttribute": (POINTER(c_int), c_int, c_int),
+    "cuDeviceGetUuid": (c_char_p, c_int),
     "cuDevicePrimaryCtxRetain": (POINTER(c_void_p), c_int),
     "cuDevicePrimaryCtxRelease_v2": (c_int,),
     "cuCtxSetCurrent": (c_void_p,),
@@ -63,6 +65,13 @@ def gpu_kind() -> tuple[str, str]:
     _call("cuDeviceGetAttribute", byref(major), CAPABILITY_MAJOR, device)
     _call("cuDeviceGetAttribute", byref(minor), CAPABILITY_MINOR, device)
     return name.value.decode(), f"sm{major.value}{minor.value}"
+
+
+def gpu_uuid() -> str:
+    """The first GPU's name for nvidia-smi, which counts them in another order. Raises as `gpu_facts` does."""
+    number = ctypes.create_string_buffer(16)
+    _call("cuDeviceGetUuid", number, _first_device())
+    return f"GPU-{UUID(bytes=number.raw)}"
 
 
 class Gpu:
@@ -181,7 +190,10 @@ def _call(function: str, *arguments: object) -> None:
     library.cuGetErrorString(code, byref(text))
     reason = (text.value or b"unknown").decode()
     if function == "cuInit":
-        raise EngineUnavailable(f"device 'cuda' was asked for, but NVIDIA's driver cannot start: {reason} ({code})")
+        raise EngineUnavailable(
+            f"device 'cuda' was asked for, but NVIDIA's driver cannot start: {reason} ({code}): see to the driver, or "
+            "ask for 'cpu'"
+        )
     if code == OUT_OF_MEMORY:
         raise EngineError("the GPU has too little free memory: close other programs that use it, or ask for 'cpu'")
     raise EngineError(f"the GPU failed: {function}: {reason} ({code})")

@@ -51,13 +51,21 @@ def _folder(llama_cpp: Any) -> Path:
     return Path(llama_cpp.llama_cpp._lib._name).parent
 
 
+def built_for_gpu() -> bool:
+    """Whether this llama.cpp has code for NVIDIA's GPUs. Raises EngineUnavailable without llama.cpp."""
+    lib = import_llama_cpp()
+    return (_folder(lib) / GPU_FILE).exists() or has_gpu_code(lib.llama_cpp._lib)
+
+
 def check_gpu() -> None:
     """Raises EngineUnavailable unless llama.cpp can compute on a GPU. Its code for that is loaded if need be."""
     lib = import_llama_cpp()
     if not load_gpu_backend(lib.llama_cpp._lib, _folder(lib)):
-        raise EngineUnavailable(f"llama.cpp's code for NVIDIA's GPUs cannot be loaded: {last_log()}")
+        raise EngineUnavailable(f"llama.cpp's code for NVIDIA's GPUs cannot be loaded ({last_log()}): ask for 'cpu'")
     if not has_gpu_code(lib.llama_cpp._lib):
-        raise EngineUnavailable("device 'cuda' was asked for, but this llama.cpp runs on the CPU only: ask for 'cpu'")
+        raise EngineUnavailable(
+            "device 'cuda' was asked for, but this llama.cpp runs on the CPU only: see docs/gpu.md, or ask for 'cpu'"
+        )
     if not lib.llama_supports_gpu_offload():
         raise EngineUnavailable(
             f"device 'cuda' was asked for, but llama.cpp finds no NVIDIA GPU, or no driver that is new enough "

@@ -16,13 +16,22 @@ import numpy as np
 from .base import EngineInfo, Floats, LanguageModelSetup, Segment, TokenSegment
 from .errors import BundleError, EngineError, EngineUnavailable, InputError
 from .exclusive import Exclusive
-from .llama_cpp_library import check_gpu, cpu_code, cpu_features, import_llama_cpp, last_log
+from .gguf_header import read_gguf_header
+from .llama_cpp_library import built_for_gpu, check_gpu, cpu_code, cpu_features, import_llama_cpp, last_log
 from .token_embeddings import TokenEmbeddings
+
+NOT_ON_GPU = {34: "tq1_0", 35: "tq2_0"}
+"""Types, by ggml's numbers, that export can make and ggml's code for NVIDIA's GPUs cannot multiply."""
 
 
 def build() -> str:
     """This llama.cpp: its version, and which of its builds runs with which features. Raises EngineUnavailable."""
     return f"llama-cpp-python {import_llama_cpp().__version__} ({cpu_code()}); {cpu_features()}"
+
+
+def installed_devices() -> tuple[str, ...]:
+    """The devices that this llama.cpp was built for. Raises EngineUnavailable."""
+    return ("cpu", "cuda") if built_for_gpu() else ("cpu",)
 
 
 class LlamaCppModel:
@@ -36,6 +45,7 @@ class LlamaCppModel:
         self._lib = lib = import_llama_cpp()
         if setup.device != "cpu":
             check_gpu()
+            _check_types(path)
         if setup.device == "cpu" and setup.layout == "repacked" and "AMX_INT8 = 1" in cpu_features():
             # It would repack for AMX, whose results are wrong where ONNX Runtime runs in the same thread.
             raise EngineUnavailable(
@@ -205,6 +215,16 @@ class LlamaCppModel:
 
     def close(self) -> None:
         self.exclusive.close()
+
+
+def _check_types(path: Path) -> None:
+    """Raises EngineUnavailable for weights whose products llama.cpp would leave to the processor without a word."""
+    types = {tensor.type for tensor in read_gguf_header(path).tensors}
+    if found := [name for number, name in NOT_ON_GPU.items() if number in types]:
+        raise EngineUnavailable(
+            f"{path.name}: llama.cpp has no code for a GPU for weights of the type {', '.join(found)}: "
+            "ask for 'cpu', or make the bundle with another --llm-type"
+        )
 
 
 def _place(batch: Any, segments: Sequence[Segment]) -> list[int]:

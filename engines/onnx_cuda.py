@@ -18,13 +18,13 @@ LIBRARIES = ("cudart", "cublasLt", "cublas", "nvrtc", "curand", "cufft", "cudnn"
 """Of CUDA and cuDNN, each after those that it needs itself."""
 RECORD = "session.record_ep_graph_assignment_info"
 """Has a session note which operators run where; "1" or "0"."""
-OF_SHAPES = frozenset(
-    {"Shape", "Concat", "Gather", "Unsqueeze", "Squeeze", "Slice", "Cast", "Add", "Sub", "Mul", "Div"}
-)
-"""Operators that compute the shape of a batch, a few numbers, and are best left to the processor."""
+OF_SHAPES = frozenset({"Shape", "Concat"})
+"""Operators of our graphs that compute the shape of a batch, four numbers, and are best left to the processor."""
+CUDNN = "libcudnn.so.9"  # ONNX Runtime loads it when a graph first needs it, and would fail there
 ON_CPU = "ask for --vision-device cpu"
+INSTALL = f"pip install 'onnxruntime-gpu[cuda,cudnn]', or {ON_CPU}"
 OTHER_BUILD = f"see docs/gpu.md for onnxruntime-gpu, or {ON_CPU}"
-F16 = f"make the bundle with --vision f16, or {ON_CPU}"
+F16 = f"make the bundle anew with --vision f16, or {ON_CPU}"
 
 
 def prepare(onnxruntime: Any) -> None:
@@ -52,22 +52,30 @@ def _load_from_packages() -> None:
 def explained(onnxruntime: Any, error: Exception) -> EngineUnavailable | None:
     """What to raise for an error of ONNX Runtime's if the GPU is the reason; None if it is another."""
     if failed := cuda_failure(error):
-        return EngineUnavailable(f"{_cannot_start(onnxruntime, failed)}: update NVIDIA's driver, or {ON_CPU}")
+        what = "update NVIDIA's driver" if "driver version" in failed else "see to NVIDIA's driver"
+        return EngineUnavailable(f"{_cannot_start(onnxruntime, failed)}: {what}, or {ON_CPU}")
     if "graph capture" in str(error):  # its own check for CUDA graphs; it names no operator
-        return EngineUnavailable(f"ONNX Runtime has no code for a GPU for some operators of this graph: {F16}")
+        return EngineUnavailable(f"ONNX Runtime lacks code for a GPU for operators of this graph: {F16}")
     return not_started(onnxruntime) if _missing(onnxruntime) else None
 
 
 def not_started(onnxruntime: Any) -> EngineUnavailable:
     """What to raise if ONNX Runtime uses the processor alone without having said why."""
     if why := _missing(onnxruntime):
-        install = "pip install 'onnxruntime-gpu[cuda,cudnn]'"
-        return EngineUnavailable(f"{_cannot_start(onnxruntime, why)}: {install}, or {ON_CPU}")
+        return EngineUnavailable(f"{_cannot_start(onnxruntime, why)}: {INSTALL}")
     return EngineUnavailable(f"{_cannot_start(onnxruntime, 'it does not say why')}: {ON_CPU}")
 
 
 def _cannot_start(onnxruntime: Any, why: str) -> str:
     return f"onnxruntime {onnxruntime.__version__} cannot start on this GPU ({why})"
+
+
+def check_cudnn(onnxruntime: Any) -> None:
+    """Raises EngineUnavailable without it."""
+    try:
+        ctypes.CDLL(CUDNN)
+    except OSError as error:
+        raise EngineUnavailable(f"{_cannot_start(onnxruntime, str(error))}: {INSTALL}") from None
 
 
 def cuda_failure(error: Exception) -> str:
@@ -89,7 +97,7 @@ def _missing(onnxruntime: Any) -> str:
 def check_operators(name: str, session: Any, allowed: Set[str] = OF_SHAPES) -> None:
     """Raises EngineUnavailable if ONNX Runtime gave operators that are not `allowed` to the processor.
 
-    It has no code for a GPU for some, such as those of our `int8` graphs, and would copy to and fro without a word.
+    It lacks code for a GPU for some, such as those of our `int8` graphs, and would copy to and fro without a word.
     The session was opened with RECORD.
     """
     on_cpu = {
@@ -99,4 +107,4 @@ def check_operators(name: str, session: Any, allowed: Set[str] = OF_SHAPES) -> N
         for node in part.get_nodes()
     }
     if rest := sorted(on_cpu - allowed):
-        raise EngineUnavailable(f"{name}: ONNX Runtime has no code for a GPU for {', '.join(rest)}: {F16}")
+        raise EngineUnavailable(f"{name}: ONNX Runtime lacks code for a GPU for {', '.join(rest)}: {F16}")

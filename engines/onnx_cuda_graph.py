@@ -134,6 +134,8 @@ class OrtCudaGraph:
                 self._thread.run(self._free)
 
     def _free(self) -> None:
+        for buffer in self._buffers.values():  # they hold a patient's picture
+            buffer.update_inplace(np.zeros(buffer.shape(), np.float32))
         self._binding = None  # before the session, which it needs
         self._buffers.clear()
         self._session = None

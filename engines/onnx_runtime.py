@@ -106,6 +106,7 @@ def open_session(
         raise onnx_cuda.not_started(lib)
     if setup.device != "cpu":
         onnx_cuda.check_operators(path.name, session, on_cpu)
+        onnx_cuda.check_cudnn(lib)
     return session
 
 
@@ -155,6 +156,9 @@ def failure(name: str, error: Exception) -> EngineError:
 def _no_memory(name: str, error: Exception) -> EngineError | None:
     """For an error that says that memory is short: the file is not to blame."""
     short = any(words in str(error) for words in NO_MEMORY)
+    on_gpu = onnx_cuda.cuda_failure(error)
+    if short and on_gpu:
+        return EngineError(f"{name}: there is too little GPU memory to run it ({on_gpu}): {onnx_cuda.ON_CPU}")
     return EngineError(f"{name}: there is too little memory to run it") if short else None
 
 

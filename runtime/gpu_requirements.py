@@ -4,14 +4,16 @@ The formula counts what the files and the setup tell: weights, KV cache, buffers
 measured with a 7B bundle (float16 weights cast up to float32 for vision, q4_k_m, context 2048) on an H100.
 """
 
-import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from ..engines.base import LanguageModelSetup
-from ..engines.errors import EngineError
+from ..engines.cuda_driver import gpu_kind
+from ..engines.errors import EngineError, EngineUnavailable
 from ..engines.gguf_header import GgufHeader, read_gguf_header
+from ..engines.registry import GRAPH_ENGINES, LANGUAGE_MODELS
 from .bundle import Bundle
+from .gpu_layers import layers_on_gpu, weights_on_gpu
 from .machine import free_gpu_memory
 from .options import Setup
 from .requirements import KV_BYTES, gigabytes
@@ -72,6 +74,18 @@ def gpu_requirements(bundle: Bundle, setup: Setup, free: int | None = None) -> G
     return estimate(graphs, header, setup, free_gpu_memory() if free is None else free)
 
 
+def check_gpu(setup: Setup) -> None:
+    """Raises EngineUnavailable if the setup uses a GPU, and it, its driver or an engine's code for it is not there."""
+    for kind, half in ((GRAPH_ENGINES, setup.vision), (LANGUAGE_MODELS, setup.language_model)):
+        if half.device == "cuda" and not kind[half.engine].is_installed_for(half.device):
+            raise EngineUnavailable(
+                f"device 'cuda' was asked for, but {half.engine} is not installed for it: see docs/gpu.md, or ask for "
+                "'cpu'"
+            )
+    if "cuda" in (setup.vision.device, setup.language_model.device):
+        gpu_kind()
+
+
 def check_gpu_memory(bundle: Bundle, setup: Setup) -> None:
     """Raises EngineError, with what to do, if a GPU that the setup uses has too little memory free."""
     found = gpu_requirements(bundle, setup)
@@ -112,23 +126,11 @@ def _in_steps(size: int) -> int:
 
 def _language_model(header: GgufHeader, setup: LanguageModelSetup) -> int:
     """Bytes of weights, KV cache and buffers of a language model."""
-    first = header.n_layer + 1 - min(setup.gpu_layers, header.n_layer + 1)  # the layers before it stay on the processor
-    layers = header.n_layer - first
-    names = {tensor.name: tensor.size for tensor in header.tensors}
-    weights = sum(size for name, size in names.items() if (layer := _layer(name)) is not None and layer >= first)
-    if setup.gpu_layers:
-        # Without an output matrix of its own, the embeddings are copied for it. They are looked up on the processor.
-        weights += names.get("output.weight", names.get("token_embd.weight", 0))
     keys, _, values = setup.kv_type.partition("/")
-    cell = max(0, layers) * header.kv_width * (KV_BYTES[keys] + KV_BYTES[values or keys])
+    cell = layers_on_gpu(header, setup) * header.kv_width * (KV_BYTES[keys] + KV_BYTES[values or keys])
     scores = 0 if setup.flash_attention else setup.cells * header.n_embd // HEAD_WIDTH
     buffers = 4 * setup.batch * (header.n_vocab + WIDTHS * header.n_embd + scores)  # float32
-    return weights + int(cell * setup.cells) + buffers
-
-
-def _layer(name: str) -> int | None:
-    match = re.match(r"blk\.(\d+)\.", name)
-    return int(match[1]) if match else None
+    return weights_on_gpu(header, setup) + int(cell * setup.cells) + buffers
 
 
 def _changes(graphs: Sequence[int], header: GgufHeader, setup: Setup, free: int) -> Iterator[tuple[str, Setup]]:

@@ -13,6 +13,8 @@ from pathlib import Path
 import numpy as np
 
 from ..engines import processor
+from ..engines.cuda_driver import gpu_uuid
+from ..engines.errors import EngineError
 
 PROC = Path("/proc")
 NVIDIA_SMI_SECONDS = 20  # a driver that nothing holds open is loaded for it
@@ -59,7 +61,7 @@ def total_memory() -> int | None:
 
 
 def free_gpu_memory() -> int | None:
-    """Bytes that are free on the NVIDIA GPU this process would use, of several on the one with the most; else None.
+    """Bytes that are free on the NVIDIA GPU that this process would use, the first; None where it cannot be told.
 
     `nvidia-smi` is asked, because it comes with every driver. NVML's package for Python would have to be installed,
     and CUDA itself would take memory of the GPU to answer.
@@ -67,17 +69,13 @@ def free_gpu_memory() -> int | None:
     program = shutil.which("nvidia-smi")
     if program is None:
         return None
-    # Of what CUDA_VISIBLE_DEVICES lists, numbers and UUIDs are understood by both.
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    chosen = [f"--id={visible}"] if visible else []
-    command = [program, "--query-gpu=memory.free", "--format=csv,noheader,nounits", *chosen]
     try:
+        command = [program, "--query-gpu=memory.free", "--format=csv,noheader,nounits", f"--id={gpu_uuid()}"]
         found = subprocess.run(command, capture_output=True, text=True, timeout=NVIDIA_SMI_SECONDS, check=False)
-    except (OSError, subprocess.TimeoutExpired):
+    except (EngineError, OSError, subprocess.TimeoutExpired):
         return None
-    # MiB, one line a GPU; a GPU that cannot say has words in its place.
-    sizes = [int(line) << 20 for line in found.stdout.splitlines() if line.strip().isdigit()]
-    return max(sizes, default=None) if found.returncode == 0 else None
+    mebibytes = found.stdout.strip()  # a GPU that cannot say has words in its place
+    return int(mebibytes) << 20 if found.returncode == 0 and mebibytes.isdigit() else None
 
 
 @dataclass(frozen=True)

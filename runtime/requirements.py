@@ -8,11 +8,13 @@ from dataclasses import dataclass
 
 from ..engines.gguf_header import read_gguf_header
 from .bundle import Bundle
+from .gpu_layers import layers_on_gpu, weights_in_memory
 from .machine import available_memory, physical_cores, read_bandwidth
 from .options import Setup
 
 KV_BYTES = {"f32": 4.0, "f16": 2.0, "q8_0": 34 / 32}  # of one key or value
 EVERYTHING_ELSE = 300_000_000  # bytes of libraries, activations and buffers, measured with 7B and 13B
+FOR_A_GPU = 500_000_000  # bytes more of CUDA and its libraries, measured with 7B on an H200
 SHARE = 0.43  # of the bandwidth that decoding reaches where it is slow: 7B on a Xeon, benchmarks/results
 PREFILL = 0.5  # seconds of a prompt's token in seconds of a generated token, if not measured
 ANSWER_TOKENS = 120
@@ -39,7 +41,8 @@ class Requirements:
     needed: int
     available: int | None
     """None where the system does not say."""
-    answer_seconds: float
+    answer_seconds: float | None
+    """None where nobody measured it and it cannot be estimated: on a GPU."""
     measured: bool = False
     """The seconds come from `skingpt tune`, not from the read bandwidth."""
 
@@ -48,7 +51,7 @@ class Requirements:
         return self.available is None or self.needed <= self.available
 
     def sentence(self) -> str:
-        """For a person, in one sentence."""
+        """For a person."""
         if self.available is None:
             verdict = f"It needs {gigabytes(self.needed)} of memory; this system does not say what is free"
         elif self.fits:
@@ -58,6 +61,8 @@ class Requirements:
                 f"It does not fit: it needs {gigabytes(self.needed)} of memory "
                 f"and only {gigabytes(self.available)} are free"
             )
+        if self.answer_seconds is None:
+            return f"{verdict}. How long an answer takes on a GPU is not estimated; `skingpt tune` measures it."
         how = "as `skingpt tune` measured" if self.measured else "estimated from the memory's speed"
         took = f"about {_time(self.answer_seconds)}, {how}"
         return f"{verdict}; an answer of {ANSWER_TOKENS} words or parts of words will take {took}."
@@ -66,9 +71,12 @@ class Requirements:
 def requirements(bundle: Bundle, setup: Setup, speed: Speed | None = None) -> Requirements:
     """What a bundle needs with this setup.
 
-    `speed` is what was measured here; without it the memory's speed is measured for half a second. Raises BundleError.
+    `speed` is what was measured here; without it the memory's speed is measured for half a second if it is what counts.
+    Raises BundleError.
     """
-    answer = (speed or estimated_speed(bundle)).answer
+    on_cpu = setup.language_model.device == "cpu"
+    known = speed or (estimated_speed(bundle) if on_cpu else None)
+    answer = known.answer if known else None
     return Requirements(needed_memory(bundle, setup), available_memory(), answer, measured=speed is not None)
 
 
@@ -80,13 +88,21 @@ def estimated_speed(bundle: Bundle) -> Speed:
 
 
 def needed_memory(bundle: Bundle, setup: Setup) -> int:
-    """Bytes that a process with this setup takes: all weights, the KV cache and a rest. Raises BundleError."""
+    """Bytes of the machine's memory that a process with this setup takes: weights, KV cache and a rest.
+
+    What a GPU holds is not among them. Raises BundleError.
+    """
     manifest, model = bundle.manifest, setup.language_model
     header = read_gguf_header(bundle.file(manifest.llm.file))
-    weights = sum(entry.size for entry in manifest.files.values())
+    graphs = {name for graph in (manifest.vision.encoder, manifest.vision.qformer) for name in (graph, f"{graph}.data")}
+    vision = sum(entry.size for name, entry in manifest.files.items() if name in graphs)
     keys, _, values = model.kv_type.partition("/")
-    cell = header.n_layer * header.kv_width * (KV_BYTES[keys] + KV_BYTES[values or keys])
-    return weights + int(cell * model.cells) + EVERYTHING_ELSE
+    layers = header.n_layer - layers_on_gpu(header, model)
+    cell = layers * header.kv_width * (KV_BYTES[keys] + KV_BYTES[values or keys])
+    needed = weights_in_memory(header, model) + int(cell * model.cells) + EVERYTHING_ELSE
+    if setup.vision.device == "cpu":
+        needed += vision
+    return needed + (FOR_A_GPU if "cuda" in (setup.vision.device, model.device) else 0)
 
 
 def gigabytes(value: int) -> str:

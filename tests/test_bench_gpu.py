@@ -304,20 +304,27 @@ def driver(tmp_path, monkeypatch):
     return put
 
 
-def test_free_gpu_memory_is_what_the_driver_says(driver, monkeypatch):
-    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    asked = driver("echo 7900; echo 400; echo '[N/A]'")
+def test_free_gpu_memory_is_that_of_the_gpu_that_is_used(driver, monkeypatch):
+    monkeypatch.setattr(machine, "gpu_uuid", lambda: "GPU-1234")
+    asked = driver("echo 7900")
     assert machine.free_gpu_memory() == 7900 << 20
-    assert asked.read_text() == "--query-gpu=memory.free --format=csv,noheader,nounits\n"
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")
-    machine.free_gpu_memory()
-    assert asked.read_text().endswith(" --id=1\n")
-    for broken in ("echo 7900; exit 9", "echo no devices"):
+    assert asked.read_text() == "--query-gpu=memory.free --format=csv,noheader,nounits --id=GPU-1234\n"
+    for broken in ("echo 7900; exit 9", "echo no devices", "echo '[N/A]'"):
         driver(broken)
         assert machine.free_gpu_memory() is None
 
 
+def test_without_a_gpu_nothing_is_free(driver, monkeypatch):
+    def none():
+        raise EngineUnavailable("no GPU")
+
+    monkeypatch.setattr(machine, "gpu_uuid", none)
+    driver("echo 7900")
+    assert machine.free_gpu_memory() is None
+
+
 def test_a_driver_that_hangs_says_nothing(driver, monkeypatch):
+    monkeypatch.setattr(machine, "gpu_uuid", lambda: "GPU-1234")
     driver("sleep 60")
 
     def hang(command, **options):

@@ -40,6 +40,15 @@ def test_energy_is_counted_across_the_counters_wrap_around(tmp_path, monkeypatch
     assert found["joules_per_answer"] == pytest.approx(8 / 4)
 
 
+def test_what_runs_on_a_gpu_is_not_given_the_processors_joules(tmp_path, monkeypatch):
+    monkeypatch.setattr(energy, "RAPL", tmp_path)
+    monkeypatch.setattr(energy, "_gpu_millijoules", list)
+    rapl_package(tmp_path, 999)
+    found = energy.per_answer(energy.start(on_gpu=True), 4)
+    assert (found["joules_per_answer"], found["source"]) == (None, None)
+    assert "nvidia-ml-py is not installed" in found["note"]
+
+
 def test_the_profile_leaves_out_the_first_runs():
     def run(start, duration):
         args = {"op_name": "MatMul"}

@@ -25,6 +25,9 @@ int cuDeviceGet(int *device, int number) { *device = 7; return number; }
 int cuDeviceGetName(char *name, int length, int device) { snprintf(name, length, "card %d", device); return 0; }
 int cuDeviceGetAttribute(int *value, int what, int device) {
     *value = what == 75 ? 12 : 1; return what == 75 || what == 76 ? device != 7 : 1; }
+int cuDeviceGetUuid(char *uuid, int device) {
+    for (int i = 0; i < 16; i++) uuid[i] = (char)(0xe0 + i);
+    return device != 7; }
 int cuDevicePrimaryCtxRetain(void **c, int device) { *c = context; return device != 7; }
 int cuDevicePrimaryCtxRelease_v2(int device) { puts("released"); return device != 7; }
 int cuCtxSetCurrent(void *c) { return c != context; }
@@ -55,7 +58,7 @@ int nvmlSystemGetDriverVersion(char *version, unsigned length) { strncpy(version
 CODE = """
 import os
 import numpy as np
-from skingpt_edge.engines.cuda_driver import Gpu, gpu_facts
+from skingpt_edge.engines.cuda_driver import Gpu, gpu_facts, gpu_uuid
 from skingpt_edge.engines.errors import SkinGPTError
 def refused(call, *arguments):
     try:
@@ -64,6 +67,7 @@ def refused(call, *arguments):
         print(type(error).__name__, error, flush=True)
 def work():
     print(gpu_facts(), flush=True)
+    print(gpu_uuid(), flush=True)
     gpu = Gpu()
     assert gpu.stream == 0x7fff87654321
     sent, fetched = np.arange(1000, dtype=np.float32), np.zeros(1000, np.float32)
@@ -107,6 +111,7 @@ def lines(driver: Path, **settings: str) -> list[str]:
 def test_arrays_go_to_the_gpu_and_back_and_nothing_is_left_there(driver):
     assert lines(driver) == [
         "GpuFacts(name='card 7', target='sm121', driver='580.65.06')",
+        "GPU-e0e1e2e3-e4e5-e6e7-e8e9-eaebecedeeef",
         "EngineError an array of 4004 bytes does not fit 4000 on the GPU",
         "EngineError an array that is not contiguous cannot be copied to or from the GPU",
         "EngineError the GPU has too little free memory: close other programs that use it, or ask for 'cpu'",
@@ -121,7 +126,8 @@ def test_a_gpu_that_is_dropped_is_given_back(driver):
 
 def test_what_the_driver_says_reaches_the_user(driver):
     assert lines(driver, INIT="100") == [
-        "EngineUnavailable device 'cuda' was asked for, but NVIDIA's driver cannot start: what it says (100)"
+        "EngineUnavailable device 'cuda' was asked for, but NVIDIA's driver cannot start: what it says (100): see "
+        "to the driver, or ask for 'cpu'"
     ]
     assert lines(driver, NO_GPU="1") == [
         "EngineUnavailable device 'cuda' was asked for, but this machine has no NVIDIA GPU: ask for 'cpu'"

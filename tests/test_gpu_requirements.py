@@ -1,16 +1,17 @@
 """The GPU memory that a bundle needs, foretold, and what is said and refused where there is less. No GPU is needed."""
 
 import json
-import os
 from dataclasses import replace
 
 import pytest
+from skingpt_edge.engines import registry
 from skingpt_edge.engines.base import GraphSetup, LanguageModelSetup
-from skingpt_edge.engines.errors import EngineError
+from skingpt_edge.engines.errors import EngineError, EngineUnavailable
 from skingpt_edge.engines.gguf_header import GgufHeader, GgufTensor
 from skingpt_edge.runtime import gpu_requirements as module
 from skingpt_edge.runtime.bundle import default_bundle, read_bundle
-from skingpt_edge.runtime.gpu_requirements import estimate, gpu_requirements, needed_gpu_memory
+from skingpt_edge.runtime.cli import info, make_parser
+from skingpt_edge.runtime.gpu_requirements import check_gpu, estimate, gpu_requirements, needed_gpu_memory
 from skingpt_edge.runtime.options import Options, Setup
 from skingpt_edge.runtime.resolving import resolve
 from skingpt_edge.runtime.skingpt import SkinGPT
@@ -49,6 +50,8 @@ def test_eight_gigabytes_hold_7b_and_not_13b():
     small = estimate(FLOAT16, LLAMA_7B, setup(LLAMA_7B), EIGHT_GB)
     assert small.fits
     assert small.sentence() == "It fits: it needs 8.5 GB of GPU memory and 8.6 GB are free."
+    # A desktop on the same card takes some of it.
+    assert estimate(FLOAT16, LLAMA_7B, setup(LLAMA_7B), 7900 << 20).remedies[0] == "--kv-type q8_0 (8.0 GB)"
     large = estimate(FLOAT16, LLAMA_13B, setup(LLAMA_13B), EIGHT_GB)
     assert not large.fits
     assert "It does not fit: it needs 12.9 GB of GPU memory and only 8.6 GB are free" in large.sentence()
@@ -117,16 +120,52 @@ def test_opening_is_refused_before_loading(monkeypatch, options):
     assert "only 0.1 GB are free" in expected
 
 
-def test_info_says_it_of_the_gpu(tmp_path):
-    program = tmp_path / "nvidia-smi"
-    program.write_text("#!/bin/sh\necho 100\n")
-    program.chmod(0o755)
-    environment = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}"}
-    facts = json.loads(run("skingpt", "info", "--device", "cuda", "--json", env=environment).stdout)
+def shown_by_info(capsys, *arguments):
+    assert info.run(info.parse(make_parser().parse_args(["info", *arguments]))) == 0
+    return capsys.readouterr().out
+
+
+def test_info_says_it_of_the_gpu(capsys, monkeypatch):
+    monkeypatch.setattr(info, "check_gpu", lambda setup: None)
+    monkeypatch.setattr(module, "free_gpu_memory", lambda: 100 << 20)
+    facts = json.loads(shown_by_info(capsys, "--device", "cuda", "--json"))
     assert facts["gpu_memory_free_bytes"] == 100 << 20
     assert facts["gpu_memory_needed_bytes"] > 740_000_000
     assert facts["fits"] is False
-    shown = run("skingpt", "info", "--device", "cuda", env=environment).stdout
+    shown = shown_by_info(capsys, "--device", "cuda")
     assert "only 0.1 GB are free" in shown
     assert "gpu_memory_needed_bytes" not in shown
-    assert "gpu" not in json.loads(run("skingpt", "info", "--json").stdout)
+    monkeypatch.setattr(module, "free_gpu_memory", lambda: EIGHT_GB)
+    assert json.loads(shown_by_info(capsys, "--device", "cuda", "--json"))["fits"] is True
+    assert "gpu" not in json.loads(shown_by_info(capsys, "--json"))
+
+
+def without_code_for_gpus():
+    return not registry.LANGUAGE_MODELS["llama.cpp"].is_installed_for("cuda")
+
+
+def test_info_and_the_services_check_say_that_there_is_no_gpu(tmp_path):
+    if not without_code_for_gpus():
+        pytest.skip("this llama.cpp has code for GPUs")
+    reason = "device 'cuda' was asked for, but llama.cpp is not installed for it: see docs/gpu.md, or ask for 'cpu'"
+    facts = json.loads(run("skingpt", "info", "--device", "cuda", "--json").stdout)
+    assert (facts["gpu"], facts["fits"]) == (reason, False)
+    checked = run("skingpt", "serve", "--check", "--device", "cuda", "--token-file", tmp_path / "token")
+    assert checked.returncode == 6
+    assert reason in checked.stderr
+
+
+def test_a_gpu_is_checked_for_the_half_that_uses_it(monkeypatch):
+    asked = []
+    monkeypatch.setattr(registry.Engine, "is_installed_for", lambda engine, device: True)
+    monkeypatch.setattr(module, "gpu_kind", lambda: asked.append("GPU"))
+    bundle = read_bundle(default_bundle())
+    check_gpu(resolve(bundle, Options()))
+    assert asked == []
+    check_gpu(resolve(bundle, Options(device="cuda")))
+    check_gpu(resolve(bundle, Options(vision_device="cuda")))
+    assert asked == ["GPU", "GPU"]
+    monkeypatch.setattr(registry.Engine, "is_installed_for", lambda engine, device: "Llama" in engine.class_name)
+    check_gpu(resolve(bundle, Options(device="cuda")))
+    with pytest.raises(EngineUnavailable, match="but onnxruntime is not installed for it"):
+        check_gpu(resolve(bundle, Options(vision_device="cuda")))

@@ -155,6 +155,19 @@ def test_a_device_that_is_not_there_is_an_error():
         open_language_model(FILE, language_setup(device="cuda", gpu_layers=99))
 
 
+@pytest.mark.parametrize("kind", ["tq1_0", "tq2_0"])
+def test_types_that_a_gpu_would_leave_to_the_processor_are_an_error(kind, tmp_path, monkeypatch):
+    lib = import_llama_cpp()
+    params = lib.llama_model_quantize_default_params()
+    params.ftype, params.allow_requantize = getattr(lib, f"LLAMA_FTYPE_MOSTLY_{kind.upper()}"), True
+    file = tmp_path / "llm.gguf"
+    assert lib.llama_model_quantize(os.fsencode(FILE), os.fsencode(file), params) == 0
+    monkeypatch.setattr(llama_cpp_model, "check_gpu", lambda: None)
+    with pytest.raises(EngineUnavailable, match=f"no code for a GPU for weights of the type {kind}: ask for 'cpu'"):
+        open_language_model(file, language_setup(device="cuda", gpu_layers=99))
+    open_language_model(file, language_setup()).close()
+
+
 def test_where_the_cpu_was_asked_for_no_gpu_computes_and_otherwise_the_first_one():
     """llama.cpp would let a GPU that is there compute prompts even of layers that stay on the processor.
 
@@ -178,10 +191,10 @@ def without_gpu_code():
 def test_code_for_gpus_that_cannot_be_loaded_is_an_error_with_the_reason(tmp_path, monkeypatch, without_gpu_code):
     (tmp_path / "cuda").mkdir()
     monkeypatch.setattr(llama_cpp_library, "_folder", lambda _: tmp_path)
-    with pytest.raises(EngineUnavailable, match="runs on the CPU only: ask for 'cpu'"):
+    with pytest.raises(EngineUnavailable, match=r"runs on the CPU only: see docs/gpu\.md, or ask for 'cpu'"):
         llama_cpp_library.check_gpu()
     (tmp_path / "cuda/libggml-cuda.so").write_bytes(b"no library")
-    with pytest.raises(EngineUnavailable, match=r"code for NVIDIA's GPUs cannot be loaded: .*libggml-cuda.so"):
+    with pytest.raises(EngineUnavailable, match=r"for NVIDIA's GPUs cannot be loaded \(.*libggml-cuda.so.*\): ask for"):
         llama_cpp_library.check_gpu()
 
 

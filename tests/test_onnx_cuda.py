@@ -99,12 +99,20 @@ def test_operators_that_would_run_on_the_processor_are_named(engine, pretending,
     with pytest.raises(EngineUnavailable) as error:
         engine(graph, ON_GPU)
     for words in (
-        "vision_encoder.onnx: ONNX Runtime has no code for a GPU for ",
+        "vision_encoder.onnx: ONNX Runtime lacks code for a GPU for ",
         " Conv, DynamicQuantizeLinear, ", ", MatMulInteger, ",
-        ": make the bundle with --vision f16, or ask for --vision-device cpu",
+        ": make the bundle anew with --vision f16, or ask for --vision-device cpu",
     ):  # fmt: skip
         assert words in str(error.value)
     assert ("Shape" in str(error.value)) is False  # one engine may leave it there, the other's graph has none
+
+
+def test_cudnn_that_is_missing_is_named(pretending, monkeypatch):
+    monkeypatch.setattr(onnx_cuda, "CUDNN", "libnothing.so.9")
+    with pytest.raises(EngineUnavailable, match=r"\(libnothing\.so\.9: cannot open .*\): pip install 'onnxruntime-gpu"):
+        onnx_cuda.check_cudnn(pretending)
+    monkeypatch.setattr(onnx_cuda, "CUDNN", any_library())
+    onnx_cuda.check_cudnn(pretending)
 
 
 def test_the_shape_of_a_batch_may_be_computed_on_the_processor():
@@ -115,8 +123,8 @@ def test_the_shape_of_a_batch_may_be_computed_on_the_processor():
 
     onnx_cuda.check_operators("a graph", session("Shape", "Concat"))
     onnx_cuda.check_operators("a graph", session("MatMul", provider="CUDAExecutionProvider"))
-    with pytest.raises(EngineUnavailable, match="a GPU for MatMul: "):
-        onnx_cuda.check_operators("a graph", session("Shape", "MatMul"))
+    with pytest.raises(EngineUnavailable, match="a GPU for Add, MatMul: "):
+        onnx_cuda.check_operators("a graph", session("Shape", "MatMul", "Add"))
     with pytest.raises(EngineUnavailable, match="a GPU for Concat, Shape: "):
         onnx_cuda.check_operators("a graph", session("Shape", "Concat"), frozenset())
 
@@ -160,12 +168,13 @@ FEW_OPERATORS = (
         (
             OLD_DRIVER.replace("35: CUDA driver version is insufficient for CUDA runtime version", "2: out of memory"),
             EngineError,
-            "vision_encoder.onnx: there is too little memory to run it",
+            "vision_encoder.onnx: there is too little GPU memory to run it (CUDA failure 2: out of memory): ask for "
+            "--vision-device cpu",
         ),
         (
             FEW_OPERATORS,
             EngineUnavailable,
-            "ONNX Runtime has no code for a GPU for some operators of this graph: make the bundle with --vision f16, "
+            "ONNX Runtime lacks code for a GPU for operators of this graph: make the bundle anew with --vision f16, "
             "or ask for --vision-device cpu",
         ),
     ],

@@ -154,6 +154,14 @@ def test_other_inputs_are_an_error(inputs, message, encoder):
     encoder.run(random_inputs(encoder, 1))
 
 
+def test_closing_wipes_the_picture(encoder):
+    encoder.run(random_inputs(encoder, 1))
+    views = [buffer.numpy() for buffer in encoder._buffers.values()]  # of the same memory, on the CPU
+    assert all(view.any() for view in views)
+    encoder.close()
+    assert not any(view.any() for view in views)
+
+
 def test_a_closed_graph_says_so(encoder):
     encoder.close()
     encoder.close()
@@ -231,7 +239,7 @@ def test_what_onnx_runtime_raises_names_the_graph(encoder, monkeypatch):
         )
 
     monkeypatch.setattr(encoder, "_replay", fail)
-    with pytest.raises(EngineError, match=r"\.onnx: there is too little memory to run it"):
+    with pytest.raises(EngineError, match=r"\.onnx: there is too little GPU memory to run it"):
         encoder.run(random_inputs(encoder, 1))
 
 

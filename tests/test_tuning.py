@@ -6,11 +6,12 @@ from dataclasses import replace
 
 import pytest
 from skingpt_edge.engines import llama_cpp_model
+from skingpt_edge.engines.gguf_header import read_gguf_header
 from skingpt_edge.runtime import tuning
 from skingpt_edge.runtime.bundle import default_bundle, read_bundle
 from skingpt_edge.runtime.cli import tune as tune_command
 from skingpt_edge.runtime.options import Options
-from skingpt_edge.runtime.requirements import Requirements, needed_memory
+from skingpt_edge.runtime.requirements import FOR_A_GPU, Requirements, needed_memory
 from skingpt_edge.runtime.resolving import resolve
 from support import ROOT, run
 
@@ -139,6 +140,26 @@ def test_too_little_memory_is_refused_before_anything_is_loaded(bundle, monkeypa
         tune_command.run(tune_command.BundleAndOptions(default_bundle(), json=False, options=Options(tuning=False)))
 
 
+def test_what_a_gpu_holds_is_not_counted_as_the_machines_memory(bundle):
+    def needed(**options):
+        return needed_memory(bundle, resolve(bundle, Options(tuning=False, kv_type="f16", **options)))
+
+    header = read_gguf_header(bundle.file(bundle.manifest.llm.file))
+    sizes = {tensor.name: tensor.size for tensor in header.tensors}
+    layers = sum(size for name, size in sizes.items() if name.startswith("blk."))
+    cells = 2 * header.n_layer * header.kv_width * 2 * 2048
+    output = sizes.get("output.weight", 0)
+    on_gpu = needed(device="cuda")
+    assert needed() - on_gpu == layers + output + cells - FOR_A_GPU
+    last = sum(size for name, size in sizes.items() if name.startswith(f"blk.{header.n_layer - 1}."))
+    assert (
+        needed(device="cuda", gpu_layers=2) - on_gpu == layers - last + cells * (header.n_layer - 1) // header.n_layer
+    )
+    graphs = sum(entry.size for name, entry in bundle.manifest.files.items() if ".onnx" in name)
+    assert on_gpu - needed(device="cuda", vision_device="cuda") == graphs
+    assert needed(device="cuda", gpu_layers=0) - needed() == FOR_A_GPU
+
+
 def test_memory_counts_weights_and_the_kv_cache(bundle):
     def needed(**options):
         return needed_memory(bundle, resolve(bundle, Options(**options)))
@@ -170,8 +191,10 @@ def test_info_says_whether_its_time_was_measured(bundle):
     assert facts["answer_seconds"] == 120 * 1.0 + 60 * 2.0
     assert "as `skingpt tune` measured" in facts["here"]
     # Measured with other threads or on another device, they would be somebody else's seconds.
-    for other in (("--threads", "1"), ("--layout", "repacked"), ("--device", "cuda")):
-        assert "estimated" in run("skingpt", "info", *other).stdout, other
+    for other in (("--threads", "1"), ("--layout", "repacked")):
+        assert "estimated from the memory's speed" in run("skingpt", "info", *other).stdout, other
+    on_gpu = run("skingpt", "info", "--device", "cuda").stdout
+    assert "How long an answer takes on a GPU is not estimated; `skingpt tune` measures it." in on_gpu
 
 
 def test_info_says_what_would_run_before_anything_is_loaded(bundle):

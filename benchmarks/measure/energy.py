@@ -32,10 +32,12 @@ class Meter:
         return None
 
 
-def start() -> Meter:
-    """Begin to count with the counter that there is."""
+def start(*, on_gpu: bool = False) -> Meter:
+    """Begin to count with the counter that there is; what runs on a GPU has a GPU's joules or none."""
     if gpus := _gpu_millijoules():
         return Meter("nvml", "energy of the GPU boards, without the CPU's", gpus)
+    if on_gpu:
+        return Meter(None, "unavailable: the GPU does not tell, or nvidia-ml-py is not installed")
     packages = _packages()
     if not packages:
         return Meter(None, f"unavailable: {RAPL} has no intel-rapl package counter (usual in a virtual machine)")

@@ -148,7 +148,7 @@ class Measurement:
                 found.add(OURS, "warm", worker.ask("prefill"))
                 found.add(OURS, "warm", {"first_token": worker.ask("first_token")})
             found.seconds[OURS, "next_token", "warm"] += worker.ask("decode", tokens=self._sizes.decode_steps)
-            meter = energy.start()
+            meter = energy.start(on_gpu=self._device != "cpu")
             for _ in range(trials):
                 report = worker.ask("report")
                 found.add(OURS, "warm", {"report": report["seconds"]["report"]})
@@ -245,6 +245,8 @@ class Measurement:
             self._profile_operators(runs)
 
     def _profile_kernels(self, runs: int) -> None:
+        if self._before:
+            self.found.skipped.append(f"the profile of {self._before.name}: only ONNX Runtime on the CPU has one")
         if find_spec("torch") is None:
             self.found.skipped.append("the vision encoder's kernels: torch is not installed, whose profiler sees them")
             return

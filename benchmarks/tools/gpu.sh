@@ -10,7 +10,7 @@ FOLDER holds what the machine lacks: wheels, llama-cpp-python's sdist, archives 
 machine has, such as torch with its CUDA libraries, is used as it is. Give the step `collect` once for each load of
 files; a file too large for one load comes in parts (python benchmarks/tools/gpu_setup.py split FILE FOLDER).
 
-Steps, all of them in this order unless named. Each ends within LIMIT seconds. Give the same command again to go on
+Steps, all of them in this order unless named. Each command ends within LIMIT seconds. Give the same command again to go on
 with a step that was cut off or failed; a finished step is not repeated:
   collect       copies FOLDER into WORK/input and joins what came in parts
   environment   installs the wheels into WORK/site, beside the machine's own packages

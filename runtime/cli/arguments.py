@@ -81,11 +81,12 @@ def add_setup(parser: ArgumentParser) -> None:
     """Engines, devices, threads, and how the language model lies in memory."""
     devices = registry.devices()
     parser.add_argument(
-        "--device", choices=devices, default="cpu", help="what the whole model runs on (default: %(default)s)"
+        "--device",
+        choices=devices,
+        default="cpu",
+        help="what the language model runs on, and vision unless it is int8 (default: %(default)s)",
     )
-    parser.add_argument(
-        "--vision-device", choices=devices, help="what vision runs on (default: as --device; int8 graphs: cpu)"
-    )
+    parser.add_argument("--vision-device", choices=devices, help="what vision runs on (default: as --device says)")
     halves = (
         ("vision", registry.GRAPH_ENGINES, "vision"),
         ("language", registry.LANGUAGE_MODELS, "the language model"),

@@ -8,9 +8,9 @@ from typing import Any
 from ...engines.errors import EngineUnavailable
 from ...engines.registry import GRAPH_ENGINES, LANGUAGE_MODELS, Engine
 from ..bundle import Bundle, default_bundle, read_bundle
-from ..gpu_requirements import gpu_requirements
+from ..gpu_requirements import check_gpu, gpu_requirements
 from ..machine import physical_cores
-from ..options import Options
+from ..options import Options, Setup
 from ..printable import one_line
 from ..requirements import requirements
 from ..resolving import resolve
@@ -59,8 +59,15 @@ def _facts(bundle: Bundle, options: Options) -> dict[str, Any]:
     manifest, setup = bundle.manifest, resolve(bundle, options)
     found = requirements(bundle, setup, measured_speed(bundle, setup))
     gpu = gpu_requirements(bundle, setup)
+    missing = _missing_gpu(setup)
     on_gpu = (
-        {"gpu_memory_needed_bytes": gpu.needed, "gpu_memory_free_bytes": gpu.free, "gpu": gpu.sentence()} if gpu else {}
+        {
+            "gpu_memory_needed_bytes": gpu.needed,
+            "gpu_memory_free_bytes": gpu.free,
+            "gpu": missing or gpu.sentence(),
+        }
+        if gpu
+        else {}
     )
     return {
         "name": manifest.name,
@@ -83,12 +90,21 @@ def _facts(bundle: Bundle, options: Options) -> dict[str, Any]:
         "cores": physical_cores(),
         "memory_needed_bytes": found.needed,
         "memory_available_bytes": found.available,
-        "fits": found.fits and (gpu is None or gpu.fits),
-        "answer_seconds": round(found.answer_seconds, 2),
+        "fits": found.fits and (gpu is None or gpu.fits) and not missing,
+        "answer_seconds": None if found.answer_seconds is None else round(found.answer_seconds, 2),
         "here": found.sentence(),
         **on_gpu,
         "notice": bundle.notice,
     }
+
+
+def _missing_gpu(setup: Setup) -> str:
+    """What keeps the setup from using the GPU; empty if nothing does."""
+    try:
+        check_gpu(setup)
+    except EngineUnavailable as error:
+        return str(error)
+    return ""
 
 
 def _origin(bundle: Bundle) -> str:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from ...engines.errors import EngineError, EngineUnavailable, SkinGPTError
 from ..bundle import Progress
+from ..gpu_requirements import check_gpu, check_gpu_memory
 from ..machine import available_memory
 from ..options import Options
 from ..requirements import gigabytes, needed_memory
@@ -41,9 +42,15 @@ def check_libraries() -> None:
 
 
 def check_bundle(settings: Settings, options: Options, progress: Progress | None = None) -> None:
-    """Raises BundleError, EngineError if it does not fit into memory, InputError for options that cannot be had."""
+    """Raises BundleError, EngineError if it does not fit into memory, EngineUnavailable for a GPU that is not there.
+
+    Also InputError for options that cannot be had.
+    """
     bundle = open_bundle(Path(settings.bundle), verify=settings.verify, progress=progress)
-    needed, free = needed_memory(bundle, resolve(bundle, options)), available_memory()
+    setup = resolve(bundle, options)
+    check_gpu(setup)
+    check_gpu_memory(bundle, setup)
+    needed, free = needed_memory(bundle, setup), available_memory()
     if free is not None and needed > free:
         raise EngineError(
             f"too little memory: {options.conversations} conversations at once need {gigabytes(needed)}, and only "
