@@ -15,7 +15,7 @@ from .base import Array
 from .errors import EngineError, EngineUnavailable
 
 CUDA, NVML = "libcuda.so.1", "libnvidia-ml.so.1"
-OUT_OF_MEMORY = 2
+OUT_OF_MEMORY, NO_DEVICE = 2, 100
 CAPABILITY_MAJOR, CAPABILITY_MINOR = 75, 76  # CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_*
 NAME_BYTES, VERSION_BYTES = 256, 80
 ARGUMENTS = {
@@ -24,7 +24,7 @@ ARGUMENTS = {
     "cuDeviceGet": (POINTER(c_int), c_int),
     "cuDeviceGetName": (c_char_p, c_int, c_int),
     "cuDeviceGetAttribute": (POINTER(c_int), c_int, c_int),
-    "cuDeviceGetUuid": (c_char_p, c_int),
+    "cuDeviceGetUuid_v2": (c_char_p, c_int),
     "cuDevicePrimaryCtxRetain": (POINTER(c_void_p), c_int),
     "cuDevicePrimaryCtxRelease_v2": (c_int,),
     "cuCtxSetCurrent": (c_void_p,),
@@ -70,7 +70,7 @@ def gpu_kind() -> tuple[str, str]:
 def gpu_uuid() -> str:
     """The first GPU's name for nvidia-smi, which counts them in another order. Raises as `gpu_facts` does."""
     number = ctypes.create_string_buffer(16)
-    _call("cuDeviceGetUuid", number, _first_device())
+    _call("cuDeviceGetUuid_v2", number, _first_device())
     return f"GPU-{UUID(bytes=number.raw)}"
 
 
@@ -189,6 +189,10 @@ def _call(function: str, *arguments: object) -> None:
     text = c_char_p()
     library.cuGetErrorString(code, byref(text))
     reason = (text.value or b"unknown").decode()
+    if function == "cuInit" and code == NO_DEVICE:
+        raise EngineUnavailable(
+            "device 'cuda' was asked for, but there is no NVIDIA GPU, or CUDA_VISIBLE_DEVICES hides it: ask for 'cpu'"
+        )
     if function == "cuInit":
         raise EngineUnavailable(
             f"device 'cuda' was asked for, but NVIDIA's driver cannot start: {reason} ({code}): see to the driver, or "

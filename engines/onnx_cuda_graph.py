@@ -9,6 +9,7 @@ https://onnxruntime.ai/docs/execution-providers/CUDA-ExecutionProvider.html#usin
 
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from threading import Lock
 from typing import Any
@@ -57,7 +58,8 @@ class OrtCudaGraph:
             self._thread.run(lambda: self._open(path))
             self._capture()
         except BaseException:
-            self.close()
+            with suppress(EngineError):  # what went wrong first is what the user must hear
+                self.close()
             raise
 
     def _open(self, path: Path) -> None:
@@ -104,7 +106,7 @@ class OrtCudaGraph:
             try:
                 found = self._thread.run(lambda: [self._replay(picture) for picture in pictures])
             except Exception as error:  # ONNX Runtime's exceptions share no base but Exception
-                raise onnx_runtime.failure(self._name, error) from error
+                raise onnx_runtime.failure(self._name, self._setup.device, error) from error
         return {spec.name: np.concatenate([one[spec.name] for one in found]) for spec in self.outputs}
 
     def _one_by_one(self, inputs: Mapping[str, Array]) -> list[dict[str, Array]]:
@@ -127,18 +129,24 @@ class OrtCudaGraph:
         return {spec.name: np.array(self._buffers[spec.name].numpy()) for spec in self.outputs}
 
     def close(self) -> None:
+        """As every engine's. Raises EngineError, when all is freed, if the GPU failed and nothing could be wiped."""
         if os.getpid() != self._process:
             return
         with self._lock:
             if self._session is not None:
-                self._thread.run(self._free)
+                try:
+                    self._thread.run(self._free)
+                except Exception as error:
+                    raise onnx_runtime.failure(self._name, self._setup.device, error) from error
 
     def _free(self) -> None:
-        for buffer in self._buffers.values():  # they hold a patient's picture
-            buffer.update_inplace(np.zeros(buffer.shape(), np.float32))
-        self._binding = None  # before the session, which it needs
-        self._buffers.clear()
-        self._session = None
+        try:
+            for buffer in self._buffers.values():  # they hold a patient's picture
+                buffer.update_inplace(np.zeros(buffer.shape(), np.float32))
+        finally:
+            self._binding = None  # before the session, which it needs
+            self._buffers.clear()
+            self._session = None
 
 
 def _of_any_batch(spec: TensorSpec) -> TensorSpec:

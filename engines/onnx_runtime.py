@@ -12,12 +12,8 @@ from .base import Array, EngineInfo, GraphSetup, TensorSpec
 from .errors import BundleError, EngineError, EngineUnavailable
 from .forked_children import keep_in_children
 
-NO_MEMORY = (
-    "bad_alloc",
-    "pthread_create failed",
-    "Failed to allocate memory",
-    "out of memory",
-)  # in ONNX Runtime's errors
+NO_MEMORY = ("bad_alloc", "pthread_create failed", "Failed to allocate memory", "out of memory", "ALLOC_FAILED")
+"""In ONNX Runtime's errors."""
 MAX_REASON = 200  # letters of ONNX Runtime's own words in an error
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 
@@ -56,7 +52,7 @@ class OrtGraph:
         try:
             return dict(zip(names, self._session.run(names, dict(inputs)), strict=True))
         except Exception as error:
-            raise failure(self._name, error) from error
+            raise failure(self._name, self.info.device, error) from error
 
     def close(self) -> None:
         self._session = None
@@ -112,7 +108,7 @@ def open_session(
 
 def _cannot_open(lib: Any, name: str, setup: GraphSetup, error: Exception) -> Exception:
     """What to raise for what ONNX Runtime raised when it opened the graph of this name."""
-    if short := _no_memory(name, error):
+    if short := _no_memory(name, setup.device, error):
         return short
     if setup.device != "cpu" and (explained := onnx_cuda.explained(lib, error)):
         return explained
@@ -148,18 +144,18 @@ def info_of(session: Any, setup: GraphSetup) -> EngineInfo:
     )
 
 
-def failure(name: str, error: Exception) -> EngineError:
+def failure(name: str, device: str, error: Exception) -> EngineError:
     """What to raise where ONNX Runtime raised this while it ran the graph of this name."""
-    return _no_memory(name, error) or EngineError(f"{name}: ONNX Runtime failed: {_reason(error)}")
+    return _no_memory(name, device, error) or EngineError(f"{name}: ONNX Runtime failed: {_reason(error)}")
 
 
-def _no_memory(name: str, error: Exception) -> EngineError | None:
+def _no_memory(name: str, device: str, error: Exception) -> EngineError | None:
     """For an error that says that memory is short: the file is not to blame."""
-    short = any(words in str(error) for words in NO_MEMORY)
-    on_gpu = onnx_cuda.cuda_failure(error)
-    if short and on_gpu:
-        return EngineError(f"{name}: there is too little GPU memory to run it ({on_gpu}): {onnx_cuda.ON_CPU}")
-    return EngineError(f"{name}: there is too little memory to run it") if short else None
+    if not any(words in str(error) for words in NO_MEMORY):
+        return None
+    if device == "cpu":
+        return EngineError(f"{name}: there is too little memory to run it")
+    return EngineError(f"{name}: there is too little GPU memory to run it: {onnx_cuda.ON_CPU}")
 
 
 def _reason(error: Exception) -> str:

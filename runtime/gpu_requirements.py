@@ -76,11 +76,17 @@ def gpu_requirements(bundle: Bundle, setup: Setup, free: int | None = None) -> G
 
 def check_gpu(setup: Setup) -> None:
     """Raises EngineUnavailable if the setup uses a GPU, and it, its driver or an engine's code for it is not there."""
-    for kind, half in ((GRAPH_ENGINES, setup.vision), (LANGUAGE_MODELS, setup.language_model)):
-        if half.device == "cuda" and not kind[half.engine].is_installed_for(half.device):
+    for kind, half, on_cpu in (
+        (GRAPH_ENGINES, setup.vision, "--vision-device cpu"),
+        (LANGUAGE_MODELS, setup.language_model, "'cpu'"),
+    ):
+        if half.device != "cuda":
+            continue
+        kind[half.engine].build()  # says itself what keeps it from being loaded
+        if not kind[half.engine].is_installed_for(half.device):
             raise EngineUnavailable(
-                f"device 'cuda' was asked for, but {half.engine} is not installed for it: see docs/gpu.md, or ask for "
-                "'cpu'"
+                f"device 'cuda' was asked for, but this {half.engine} is not built for it: see docs/gpu.md, or ask for "
+                f"{on_cpu}"
             )
     if "cuda" in (setup.vision.device, setup.language_model.device):
         gpu_kind()

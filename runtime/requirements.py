@@ -42,7 +42,7 @@ class Requirements:
     available: int | None
     """None where the system does not say."""
     answer_seconds: float | None
-    """None where nobody measured it and it cannot be estimated: on a GPU."""
+    """None on a GPU, where it is not estimated."""
     measured: bool = False
     """The seconds come from `skingpt tune`, not from the read bandwidth."""
 
@@ -62,7 +62,7 @@ class Requirements:
                 f"and only {gigabytes(self.available)} are free"
             )
         if self.answer_seconds is None:
-            return f"{verdict}. How long an answer takes on a GPU is not estimated; `skingpt tune` measures it."
+            return f"{verdict}. How long an answer takes on a GPU is not estimated."
         how = "as `skingpt tune` measured" if self.measured else "estimated from the memory's speed"
         took = f"about {_time(self.answer_seconds)}, {how}"
         return f"{verdict}; an answer of {ANSWER_TOKENS} words or parts of words will take {took}."

@@ -33,7 +33,7 @@ def rapl_package(folder, joules, highest=10**9):
 def test_energy_is_counted_across_the_counters_wrap_around(tmp_path, monkeypatch):
     monkeypatch.setattr(energy, "RAPL", tmp_path)
     rapl_package(tmp_path, 999)
-    meter = energy.start()
+    meter = energy.start(on_gpu=False)
     rapl_package(tmp_path, 7)
     found = energy.per_answer(meter, 4)
     assert found["source"] == "rapl"
@@ -47,6 +47,9 @@ def test_what_runs_on_a_gpu_is_not_given_the_processors_joules(tmp_path, monkeyp
     found = energy.per_answer(energy.start(on_gpu=True), 4)
     assert (found["joules_per_answer"], found["source"]) == (None, None)
     assert "nvidia-ml-py is not installed" in found["note"]
+    monkeypatch.setattr(energy, "_gpu_millijoules", lambda: [1000])
+    assert energy.start(on_gpu=True).source == "nvml"
+    assert energy.start(on_gpu=False).source == "rapl"  # a GPU that is idle beside it does not count
 
 
 def test_the_profile_leaves_out_the_first_runs():

@@ -25,7 +25,7 @@ int cuDeviceGet(int *device, int number) { *device = 7; return number; }
 int cuDeviceGetName(char *name, int length, int device) { snprintf(name, length, "card %d", device); return 0; }
 int cuDeviceGetAttribute(int *value, int what, int device) {
     *value = what == 75 ? 12 : 1; return what == 75 || what == 76 ? device != 7 : 1; }
-int cuDeviceGetUuid(char *uuid, int device) {
+int cuDeviceGetUuid_v2(char *uuid, int device) {
     for (int i = 0; i < 16; i++) uuid[i] = (char)(0xe0 + i);
     return device != 7; }
 int cuDevicePrimaryCtxRetain(void **c, int device) { *c = context; return device != 7; }
@@ -125,9 +125,13 @@ def test_a_gpu_that_is_dropped_is_given_back(driver):
 
 
 def test_what_the_driver_says_reaches_the_user(driver):
-    assert lines(driver, INIT="100") == [
-        "EngineUnavailable device 'cuda' was asked for, but NVIDIA's driver cannot start: what it says (100): see "
+    assert lines(driver, INIT="999") == [
+        "EngineUnavailable device 'cuda' was asked for, but NVIDIA's driver cannot start: what it says (999): see "
         "to the driver, or ask for 'cpu'"
+    ]
+    assert lines(driver, INIT="100") == [
+        "EngineUnavailable device 'cuda' was asked for, but there is no NVIDIA GPU, or CUDA_VISIBLE_DEVICES hides it: "
+        "ask for 'cpu'"
     ]
     assert lines(driver, NO_GPU="1") == [
         "EngineUnavailable device 'cuda' was asked for, but this machine has no NVIDIA GPU: ask for 'cpu'"

@@ -147,9 +147,13 @@ def without_code_for_gpus():
 def test_info_and_the_services_check_say_that_there_is_no_gpu(tmp_path):
     if not without_code_for_gpus():
         pytest.skip("this llama.cpp has code for GPUs")
-    reason = "device 'cuda' was asked for, but llama.cpp is not installed for it: see docs/gpu.md, or ask for 'cpu'"
+    reason = "device 'cuda' was asked for, but this llama.cpp is not built for it: see docs/gpu.md, or ask for 'cpu'"
     facts = json.loads(run("skingpt", "info", "--device", "cuda", "--json").stdout)
-    assert (facts["gpu"], facts["fits"]) == (reason, False)
+    assert facts["gpu"].startswith(f"{reason}. It needs 1.0 GB of GPU memory")
+    assert facts["fits"] is False
+    tuned = run("skingpt", "tune", "--device", "cuda")
+    assert tuned.returncode == 6
+    assert reason in tuned.stderr
     checked = run("skingpt", "serve", "--check", "--device", "cuda", "--token-file", tmp_path / "token")
     assert checked.returncode == 6
     assert reason in checked.stderr
@@ -158,6 +162,7 @@ def test_info_and_the_services_check_say_that_there_is_no_gpu(tmp_path):
 def test_a_gpu_is_checked_for_the_half_that_uses_it(monkeypatch):
     asked = []
     monkeypatch.setattr(registry.Engine, "is_installed_for", lambda engine, device: True)
+    monkeypatch.setattr(registry.Engine, "build", lambda engine: "1.0")
     monkeypatch.setattr(module, "gpu_kind", lambda: asked.append("GPU"))
     bundle = read_bundle(default_bundle())
     check_gpu(resolve(bundle, Options()))
@@ -167,5 +172,7 @@ def test_a_gpu_is_checked_for_the_half_that_uses_it(monkeypatch):
     assert asked == ["GPU", "GPU"]
     monkeypatch.setattr(registry.Engine, "is_installed_for", lambda engine, device: "Llama" in engine.class_name)
     check_gpu(resolve(bundle, Options(device="cuda")))
-    with pytest.raises(EngineUnavailable, match="but onnxruntime is not installed for it"):
+    with pytest.raises(
+        EngineUnavailable, match=r"this onnxruntime is not built for it: .* --vision-device cpu"
+    ):
         check_gpu(resolve(bundle, Options(vision_device="cuda")))

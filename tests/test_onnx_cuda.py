@@ -168,8 +168,17 @@ FEW_OPERATORS = (
         (
             OLD_DRIVER.replace("35: CUDA driver version is insufficient for CUDA runtime version", "2: out of memory"),
             EngineError,
-            "vision_encoder.onnx: there is too little GPU memory to run it (CUDA failure 2: out of memory): ask for "
-            "--vision-device cpu",
+            "vision_encoder.onnx: there is too little GPU memory to run it: ask for --vision-device cpu",
+        ),
+        (
+            "CUBLAS failure 3: CUBLAS_STATUS_ALLOC_FAILED ; GPU=0 ; hostname=vm",
+            EngineError,
+            "vision_encoder.onnx: there is too little GPU memory to run it: ask for --vision-device cpu",
+        ),
+        (
+            "bfc_arena.cc:376 AllocateRawInternal Failed to allocate memory for requested buffer of size 2147483648",
+            EngineError,
+            "vision_encoder.onnx: there is too little GPU memory to run it: ask for --vision-device cpu",
         ),
         (
             FEW_OPERATORS,
@@ -192,7 +201,7 @@ def test_what_cuda_says_when_it_cannot_start_is_told_with_what_to_do(
 
 
 def test_a_gpu_that_fails_later_is_told_in_cudas_words():
-    error = onnx_runtime.failure("graph.onnx", RuntimeError(OLD_DRIVER))
+    error = onnx_runtime.failure("graph.onnx", "cuda", RuntimeError(OLD_DRIVER))
     assert str(error) == (
         "graph.onnx: ONNX Runtime failed: CUDA failure 35: CUDA driver version is insufficient for CUDA runtime version"
     )

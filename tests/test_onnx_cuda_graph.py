@@ -162,6 +162,32 @@ def test_closing_wipes_the_picture(encoder):
     assert not any(view.any() for view in views)
 
 
+class Broken:
+    """A buffer on a GPU that has failed."""
+
+    def shape(self):
+        return [1]
+
+    def update_inplace(self, array):
+        raise RuntimeError("CUDA failure 700: an illegal memory access ; GPU=0")
+
+
+def test_after_a_fault_of_the_gpu_all_is_freed_and_the_first_error_is_told(bundle, encoder, monkeypatch):
+    encoder._buffers["pixels"] = Broken()
+    with pytest.raises(EngineError, match=r"ONNX Runtime failed: CUDA failure 700: an illegal memory access$"):
+        encoder.close()
+    assert encoder._session is None
+    assert encoder._buffers == {}
+
+    def fail(self):
+        self._buffers["pixels"] = Broken()
+        raise EngineError("the capture failed")
+
+    monkeypatch.setattr(OrtCudaGraph, "_capture", fail)
+    with pytest.raises(EngineError, match="the capture failed"):
+        OrtCudaGraph(bundle.file(bundle.manifest.vision.encoder), ON_CPU)
+
+
 def test_a_closed_graph_says_so(encoder):
     encoder.close()
     encoder.close()
@@ -239,7 +265,7 @@ def test_what_onnx_runtime_raises_names_the_graph(encoder, monkeypatch):
         )
 
     monkeypatch.setattr(encoder, "_replay", fail)
-    with pytest.raises(EngineError, match=r"\.onnx: there is too little GPU memory to run it"):
+    with pytest.raises(EngineError, match=r"\.onnx: there is too little memory to run it"):
         encoder.run(random_inputs(encoder, 1))
 
 

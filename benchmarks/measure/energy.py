@@ -32,11 +32,11 @@ class Meter:
         return None
 
 
-def start(*, on_gpu: bool = False) -> Meter:
-    """Begin to count with the counter that there is; what runs on a GPU has a GPU's joules or none."""
-    if gpus := _gpu_millijoules():
-        return Meter("nvml", "energy of the GPU boards, without the CPU's", gpus)
+def start(*, on_gpu: bool) -> Meter:
+    """Begin to count with the counter that there is; what runs on a GPU is given a GPU's joules or none."""
     if on_gpu:
+        if gpus := _gpu_millijoules():
+            return Meter("nvml", "energy of the GPU boards, without the CPU's", gpus)
         return Meter(None, "unavailable: the GPU does not tell, or nvidia-ml-py is not installed")
     packages = _packages()
     if not packages:

@@ -148,7 +148,7 @@ class Measurement:
                 found.add(OURS, "warm", worker.ask("prefill"))
                 found.add(OURS, "warm", {"first_token": worker.ask("first_token")})
             found.seconds[OURS, "next_token", "warm"] += worker.ask("decode", tokens=self._sizes.decode_steps)
-            meter = energy.start(on_gpu=self._device != "cpu")
+            meter = energy.start(on_gpu="cuda" in (self._setup.vision.device, self._device))
             for _ in range(trials):
                 report = worker.ask("report")
                 found.add(OURS, "warm", {"report": report["seconds"]["report"]})

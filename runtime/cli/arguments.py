@@ -84,7 +84,7 @@ def add_setup(parser: ArgumentParser) -> None:
         "--device",
         choices=devices,
         default="cpu",
-        help="what the language model runs on, and vision unless it is int8 (default: %(default)s)",
+        help="what the language model runs on, and vision unless its graphs have 8 bits (default: %(default)s)",
     )
     parser.add_argument("--vision-device", choices=devices, help="what vision runs on (default: as --device says)")
     halves = (

@@ -5,7 +5,7 @@ from argparse import ArgumentParser, Namespace
 from dataclasses import asdict
 from typing import Any
 
-from ...engines.errors import EngineUnavailable
+from ...engines.errors import EngineError, EngineUnavailable
 from ...engines.registry import GRAPH_ENGINES, LANGUAGE_MODELS, Engine
 from ..bundle import Bundle, default_bundle, read_bundle
 from ..gpu_requirements import check_gpu, gpu_requirements
@@ -64,7 +64,7 @@ def _facts(bundle: Bundle, options: Options) -> dict[str, Any]:
         {
             "gpu_memory_needed_bytes": gpu.needed,
             "gpu_memory_free_bytes": gpu.free,
-            "gpu": missing or gpu.sentence(),
+            "gpu": f"{missing}. {gpu.sentence()}" if missing else gpu.sentence(),
         }
         if gpu
         else {}
@@ -102,7 +102,7 @@ def _missing_gpu(setup: Setup) -> str:
     """What keeps the setup from using the GPU; empty if nothing does."""
     try:
         check_gpu(setup)
-    except EngineUnavailable as error:
+    except EngineError as error:
         return str(error)
     return ""
 

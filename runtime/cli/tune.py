@@ -7,6 +7,7 @@ from dataclasses import asdict
 from ...engines.base import LAYOUTS
 from ...engines.errors import InputError
 from ..bundle import default_bundle
+from ..gpu_requirements import check_gpu, check_gpu_memory
 from ..machine import available_memory
 from ..requirements import gigabytes, needed_memory
 from ..resolving import resolve
@@ -30,6 +31,8 @@ def parse(given: Namespace) -> BundleAndOptions:
 def run(arguments: BundleAndOptions) -> int:
     bundle = open_bundle(arguments.bundle, progress=show_hashing)
     setup = resolve(bundle, arguments.options)
+    check_gpu(setup)
+    check_gpu_memory(bundle, setup)
     needed, free = needed_memory(bundle, setup), available_memory()
     if free is not None and needed > free:
         raise InputError(

@@ -54,7 +54,8 @@ def check_bundle(settings: Settings, options: Options, progress: Progress | None
     if free is not None and needed > free:
         raise EngineError(
             f"too little memory: {options.conversations} conversations at once need {gigabytes(needed)}, and only "
-            f"{gigabytes(free)} are free: lower --conversations or --context, or take a smaller bundle"
+            f"{gigabytes(free)} are free: lower --conversations or --context, take a smaller bundle, or close other "
+            "programs"
         )
 
 
