@@ -172,7 +172,5 @@ def test_a_gpu_is_checked_for_the_half_that_uses_it(monkeypatch):
     assert asked == ["GPU", "GPU"]
     monkeypatch.setattr(registry.Engine, "is_installed_for", lambda engine, device: "Llama" in engine.class_name)
     check_gpu(resolve(bundle, Options(device="cuda")))
-    with pytest.raises(
-        EngineUnavailable, match=r"this onnxruntime is not built for it: .* --vision-device cpu"
-    ):
+    with pytest.raises(EngineUnavailable, match=r"this onnxruntime is not built for it: .* --vision-device cpu"):
         check_gpu(resolve(bundle, Options(vision_device="cuda")))

@@ -94,6 +94,15 @@ class OnTheCpu:
 
 
 @pytest.mark.parametrize("engine", [OrtGraph, OrtCudaGraph])
+def test_without_cudnn_a_graph_is_not_opened(engine, pretending, graph, monkeypatch):
+    monkeypatch.setattr(pretending, "InferenceSession", OnTheCpu, raising=False)
+    monkeypatch.setattr(onnx_cuda, "check_operators", lambda *_: None)
+    monkeypatch.setattr(onnx_cuda, "CUDNN", "libnothing.so.9")
+    with pytest.raises(EngineUnavailable, match=r"cannot start on this GPU \(libnothing\.so\.9: cannot open"):
+        engine(graph, ON_GPU)
+
+
+@pytest.mark.parametrize("engine", [OrtGraph, OrtCudaGraph])
 def test_operators_that_would_run_on_the_processor_are_named(engine, pretending, graph, monkeypatch):
     monkeypatch.setattr(pretending, "InferenceSession", OnTheCpu, raising=False)
     with pytest.raises(EngineUnavailable) as error:
