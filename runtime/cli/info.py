@@ -8,7 +8,7 @@ from typing import Any
 from ...engines.errors import EngineError, EngineUnavailable
 from ...engines.registry import GRAPH_ENGINES, LANGUAGE_MODELS, Engine
 from ..bundle import Bundle, default_bundle, read_bundle
-from ..gpu_requirements import check_gpu, gpu_requirements
+from ..gpu_requirements import GpuRequirements, check_gpu, gpu_requirements
 from ..machine import physical_cores
 from ..options import Options, Setup
 from ..printable import one_line
@@ -60,15 +60,6 @@ def _facts(bundle: Bundle, options: Options) -> dict[str, Any]:
     found = requirements(bundle, setup, measured_speed(bundle, setup))
     gpu = gpu_requirements(bundle, setup)
     missing = _missing_gpu(setup)
-    on_gpu = (
-        {
-            "gpu_memory_needed_bytes": gpu.needed,
-            "gpu_memory_free_bytes": gpu.free,
-            "gpu": f"{missing}. {gpu.sentence()}" if missing else gpu.sentence(),
-        }
-        if gpu
-        else {}
-    )
     return {
         "name": manifest.name,
         "bundle": str(bundle.path),
@@ -93,8 +84,16 @@ def _facts(bundle: Bundle, options: Options) -> dict[str, Any]:
         "fits": found.fits and (gpu is None or gpu.fits) and not missing,
         "answer_seconds": None if found.answer_seconds is None else round(found.answer_seconds, 2),
         "here": found.sentence(),
-        **on_gpu,
+        **(_gpu_facts(gpu, missing) if gpu else {}),
         "notice": bundle.notice,
+    }
+
+
+def _gpu_facts(gpu: GpuRequirements, missing: str) -> dict[str, Any]:
+    return {
+        "gpu_memory_needed_bytes": gpu.needed,
+        "gpu_memory_free_bytes": gpu.free,
+        "gpu": f"{missing}. {gpu.sentence()}" if missing else gpu.sentence(),
     }
 
 
